@@ -1,0 +1,107 @@
+"""What is special about single BasicSR architectures: layers, placements, input sizes, refusals."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from basicsr.archs.ecbsr_arch import ECB
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.swinir_arch import SwinTransformerBlock
+from basicsr.ops.dcn import ModulatedDeformConv
+from torch import Tensor, nn
+
+from cp_basicsr.options import OptionError
+from cp_basicsr.sparsity import PrunableLayer, WindowPlacement
+
+# Architectures that cannot be image-to-image supernets, and why.
+REFUSED = {
+    'StyleGAN2Generator': 'it generates from latent codes: there is no input image whose difficulty could be predicted',
+    'StyleGAN2GeneratorClean': 'it generates from latent codes: there is no input image whose difficulty could be predicted',
+    'DFDNet': 'it needs facial landmarks, a component dictionary and VGG weights besides the image, which a '
+    'single-input network does not receive',
+    'ClassPruningNet': 'it is a ClassPruning network already: name the architecture inside it',
+    'DifficultyClassifier': 'it is a classifier',
+    'TimmDifficultyClassifier': 'it is a classifier',
+    'VGGStyleDiscriminator': 'it is a discriminator',
+    'UNetDiscriminatorSN': 'it is a discriminator',
+    'StyleGAN2Discriminator': 'it is a discriminator',
+    'MultiScaleDiscriminator': 'it is a discriminator',
+    'HiFaceGANDiscriminator': 'it is a discriminator',
+    'VGGFeatureExtractor': 'it extracts features for a loss',
+    'SpyNet': 'it estimates optical flow from two images',
+}
+
+
+class NMECB(PrunableLayer, ECB):
+    """ECBSR's block with levels: the pattern lies on the one 3x3 kernel into which its branches merge."""
+
+    def dense_values(self) -> tuple[Tensor, Tensor]:
+        return ECB.rep_params(self)
+
+    def run_with(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = F.conv2d(x, weight, bias, padding=1)
+        return y if self.act_type == 'linear' else self.act(y)
+
+    def run_dense(self, x: Tensor) -> Tensor:
+        return ECB.forward(self, x)
+
+    def baked_values(self, level: int) -> dict[str, Tensor]:
+        """All in ``conv3x3``; the other branches are zeroed, so that BasicSR's merging gives exactly these zeros."""
+        weight, bias = self.level_values(level)
+        if self.with_idt:
+            identity = torch.zeros_like(weight)
+            channels = torch.arange(self.out_channels)
+            identity[channels, channels, 1, 1] = 1.0
+            weight = weight - identity
+        branches = {
+            name: torch.zeros_like(value)
+            for name, value in self.named_parameters()
+            if name.startswith('conv1x1_') and not name.endswith('.mask')
+        }
+        return branches | {'conv3x3.weight': weight, 'conv3x3.bias': bias}
+
+
+LAYER_ADAPTERS: dict[type[nn.Module], type[PrunableLayer]] = {ECB: NMECB}
+
+
+def set_placements(base: nn.Module) -> None:
+    """Tell layers whose outputs are not in image order where they lie: SwinIR's attention works in shifted windows."""
+    for block in base.modules():
+        if isinstance(block, SwinTransformerBlock):
+            for layer in (block.attn.qkv, block.attn.proj):
+                if isinstance(layer, PrunableLayer):
+                    layer.placement = WindowPlacement(block.window_size, block.shift_size)
+
+
+def required_multiple(base: nn.Module) -> int:
+    """The number of pixels that the network needs lq heights and widths to be a multiple of."""
+    windows = [module.window_size for module in base.modules() if isinstance(module, SwinTransformerBlock)]
+    if windows:
+        return math.lcm(*windows)
+    if isinstance(base, RRDBNet):
+        return {1: 4, 2: 2}.get(base.scale, 1)  # it folds pixels into channels at these scales
+    return 1
+
+
+def check_usable(base: nn.Module) -> None:
+    """Refuse a network that cannot run here, or that would train wrongly.
+
+    Raises:
+        OptionError: it has deformable convolutions, and torchvision was built for another torch; or it recomputes its
+            blocks in the backward pass (SwinIR's ``use_checkpoint``), where no route is active any more.
+    """
+    if any(getattr(module, 'use_checkpoint', False) for module in base.modules()):
+        raise OptionError(
+            f'network_g.base.use_checkpoint of {type(base).__name__} is true: blocks would be computed a second time in the '
+            'backward pass, without their level. Write `use_checkpoint: false`.'
+        )
+    deformable = [name for name, module in base.named_modules() if isinstance(module, ModulatedDeformConv)]
+    if deformable and not torchvision.extension._has_ops():
+        raise OptionError(
+            f'{type(base).__name__} needs the compiled operator torchvision.ops.deform_conv2d ({deformable[0]}), but '
+            f'torchvision {torchvision.__version__} was built for another PyTorch than {torch.__version__}. Install the '
+            'torchvision build that belongs to it.'
+        )

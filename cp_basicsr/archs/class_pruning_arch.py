@@ -1,0 +1,267 @@
+"""ClassPruningNet: any BasicSR architecture as a supernet with a classifier in front of it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from cp_basicsr.options import OptionError, check_keys, nearest
+from cp_basicsr.routing import Calibration
+from cp_basicsr.routing.choice import RoutingChoice
+from cp_basicsr.sparsity import MacTable, NMPattern, UniformRoute, bake_state_dict, convert, routed, trace_macs
+
+from .adapters import LAYER_ADAPTERS, REFUSED, check_usable, required_multiple, set_placements
+from .restoring import Restored, groups_of, merge_groups, restore
+from .state import describe, load_any_state, native_names
+
+IN_CHANNEL_OPTIONS = ('num_in_ch', 'in_chans', 'in_channels', 'in_ch', 'num_input_channels')
+
+
+@ARCH_REGISTRY.register()
+class ClassPruningNet(nn.Module):
+    """A base network whose prunable layers run at several levels, a difficulty classifier and a calibrated policy.
+
+    Args:
+        base: options of any architecture in BasicSR's ARCH_REGISTRY, ``type`` included.
+        sparsity: ``m``, ``levels``, ``exclude``, ``weights``.
+        classifier: options of the classifier, ``type`` included.
+
+    Attributes:
+        base: the supernet; its parameters keep their native names.
+        choice: how ``net(x)`` chooses levels (:class:`RoutingChoice`).
+
+    Raises:
+        OptionError: an option is unknown or wrong, or the architecture cannot be used.
+        PatternError: the levels cannot be used.
+    """
+
+    def __init__(
+        self, base: Mapping[str, Any], sparsity: Mapping[str, Any], classifier: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        sparsity = check_keys(sparsity, ['m', 'levels', 'exclude', 'weights'], 'network_g.sparsity')
+        for key in ('m', 'levels'):
+            if key not in sparsity:
+                raise OptionError(f'network_g.sparsity.{key} is missing; for example `m: 4` with `levels: [1, 2, 4]`.')
+        self.pattern = NMPattern(sparsity['m'], sparsity['levels'])
+        self.weights = sparsity.get('weights', 'shared')
+        self.base_options = _block(base, 'network_g.base', 'type: EDSR')
+        self.base = _build_base(self.base_options)
+        self.conversion = convert(
+            self.base, self.pattern, sparsity.get('exclude') or (), self.weights, adapters=LAYER_ADAPTERS
+        )
+        check_usable(self.base)
+        set_placements(self.base)
+        self.in_channels = _in_channels(self.base, self.base_options)
+        options = _block(classifier or {}, 'network_g.classifier', 'type: DifficultyClassifier')
+        self.classifier = _build_classifier(options, len(self.levels), self.in_channels)
+        self.calibration = Calibration()
+        self.choice = RoutingChoice() if self.classifier.by_tile else RoutingChoice(tile=None)
+        self.not_placeable: str | None = None
+        self._mac_tables: dict[tuple[int, ...], MacTable] = {}
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """N of each level, easy to hard."""
+        return self.pattern.levels
+
+    @property
+    def multiple(self) -> int:
+        """Input heights and widths must be multiples of this number of pixels."""
+        return required_multiple(self.base)
+
+    def forward(
+        self,
+        x: Tensor,
+        level: int | Tensor | None = None,
+        *,
+        each_level: Sequence[int] | None = None,
+        predict_tile: int | None | bool = False,
+    ) -> Tensor | tuple[dict[int, Tensor], Tensor | None]:
+        """Restore a batch.
+
+        Args:
+            x: ``[B, C, H, W]``, or ``[B, T, C, H, W]`` for video networks, float in [0, 1].
+            level: one level index for every sample, or a long tensor ``[B]`` with one for each. None: routed by
+                classifier and policy in eval mode, the densest level in training mode.
+            each_level: for training: run the whole batch at each of these levels.
+            predict_tile: with ``each_level``: also predict, by tiles of this many pixels (None: whole patches).
+
+        Returns:
+            The restored batch; with ``each_level`` the outputs by level index, and the classifier's log-probabilities
+            ``[B, L, rows, columns]`` or None. (One call does both, so that DistributedDataParallel sees it whole.)
+
+        Raises:
+            OptionError: the input has another number of channels than the network.
+            PatternError: there is no such level.
+        """
+        self._check_input(x)
+        if each_level is not None:
+            outputs = {level: self._run_level(x, level) for level in each_level}
+            return outputs, None if predict_tile is False else self.predict(x, predict_tile)
+        if isinstance(level, Tensor):
+            return self._run_each(x, level)
+        if level is None and not self.training:
+            return self.restore(x).image
+        return self._run_level(x, -1 if level is None else level)
+
+    def restore(self, x: Tensor, choice: RoutingChoice | None = None) -> Restored:
+        """Restore a batch and say what was spent; see :func:`cp_basicsr.archs.restoring.restore`."""
+        self._check_input(x)
+        return restore(self, x, choice or self.choice)
+
+    def predict(self, x: Tensor, tile: int | None) -> Tensor:
+        """Log-probabilities of the levels ``[B, L, rows, columns]``; frames of a video are averaged."""
+        frames = x.flatten(0, 1) if x.dim() == 5 else x
+        logits = self.classifier(frames, tile)
+        if x.dim() == 5:
+            logits = logits.unflatten(0, x.shape[:2]).mean(dim=1)
+        return logits.log_softmax(dim=1)
+
+    def bake(self, level: int) -> nn.Module:
+        """A plain base network in eval mode with the zeros of a level written in; it loads in unmodified BasicSR."""
+        plain = _build_base(self.base_options)
+        plain.load_state_dict(bake_state_dict(self.base, self.pattern.index(level)), strict=True)
+        parameter = next(self.base.parameters())
+        return plain.to(device=parameter.device, dtype=parameter.dtype).eval()
+
+    def macs(self, shape: Sequence[int]) -> MacTable:
+        """MACs of one input of ``shape`` (without batch axis), classifier excluded."""
+        shape = tuple(shape)
+        if shape not in self._mac_tables:
+            self._mac_tables[shape] = trace_macs(self.base, (1, *shape))
+        return self._mac_tables[shape]
+
+    def classifier_macs(self, shape: Sequence[int], tile: int | None) -> int:
+        """MACs of the classifier on one input of ``shape`` (without batch axis; every frame of a video)."""
+        key = (*shape, -1 if tile is None else tile, 0)
+        if key not in self._mac_tables:
+            frames = tuple(shape) if len(shape) == 4 else (1, *shape)
+            self._mac_tables[key] = trace_macs(self.classifier, frames, tile=tile)
+        return self._mac_tables[key].dense
+
+    def costs(self, shape: Sequence[int]) -> Tensor:
+        """Share of the dense MACs that each level spends on one input of ``shape``: float64 ``[L]``, rising to 1."""
+        table = self.macs(shape)
+        return torch.tensor([table.level(k) / table.dense for k in range(len(self.levels))], dtype=torch.float64)
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dim() not in (4, 5):
+            raise OptionError(f'The input has shape {tuple(x.shape)}; allowed: [B, C, H, W] or [B, T, C, H, W].')
+        if x.shape[-3] != self.in_channels:
+            raise OptionError(
+                f'The input has {x.shape[-3]} channel(s), but {self.base_options["type"]} was built for '
+                f'{self.in_channels} (network_g.base). Convert the images, or build the network for their channels.'
+            )
+
+    def _run_level(self, x: Tensor, level: int) -> Tensor:
+        with routed(UniformRoute(self.pattern.index(level))):
+            return self.base(x)
+
+    def _run_each(self, x: Tensor, levels: Tensor) -> Tensor:
+        """Samples of one level run together."""
+        if levels.shape != x.shape[:1]:
+            raise OptionError(f'level has shape {tuple(levels.shape)} for a batch of {x.shape[0]}; one index each.')
+        indices = torch.tensor([self.pattern.index(int(level)) for level in levels], device=x.device)
+        parts = [(rows, self._run_level(x[rows], level)) for level, rows in groups_of(indices)]
+        return merge_groups(parts, x.shape[0])
+
+    def get_extra_state(self) -> Tensor:
+        """A description of the network inside its checkpoint: JSON as uint8."""
+        return torch.tensor(list(json.dumps(describe(self)).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to restore: the description is compared before loading."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        """Load a ClassPruningNet checkpoint, or a plain one of the base network (recognised by its keys).
+
+        Raises:
+            CheckpointError: it belongs to another architecture or other levels.
+        """
+        return load_any_state(self, super().load_state_dict, state_dict, strict, assign)
+
+    def native_names(self) -> set[str]:
+        """State-dict names of the plain base network."""
+        return native_names(self.base)
+
+
+def _block(options: Any, where: str, example: str) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise OptionError(f'{where} is {options!r}; write a block of keys, for example {{{example}}}.')
+    return dict(options)
+
+
+def _build_base(options: Mapping[str, Any]) -> nn.Module:
+    options = dict(options)
+    name = options.pop('type', None)
+    names = {_public_name(key): key for key in ARCH_REGISTRY.keys()}  # noqa: SIM118 (Registry iterates over items)
+    known = [key for key in names if key not in REFUSED]
+    if _public_name(str(name)) in REFUSED:
+        reason = REFUSED[_public_name(name)]
+        raise OptionError(f'network_g.base.type {name} cannot become a ClassPruning network: {reason}.')
+    registered = names.get(_public_name(str(name)))
+    if registered is None:
+        raise OptionError(
+            f'network_g.base.type is {name!r}, which is not registered.{nearest(name, known)} '
+            f'Registered: {", ".join(sorted(known))}.'
+        )
+    kind = ARCH_REGISTRY.get(registered)
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        allowed = ', '.join(inspect.signature(kind).parameters)
+        raise OptionError(f'network_g.base ({name}): {error}. Its options are: {allowed}.') from None
+    return kind(**options)
+
+
+def _public_name(name: str) -> str:
+    """The name users type: BasicSR registers some classes with a suffix of its own (SRVGGNetCompact_basicsr)."""
+    return name.removesuffix('_basicsr')
+
+
+def _in_channels(base: nn.Module, options: Mapping[str, Any]) -> int:
+    """Input channels from the base's options or their defaults; colour when it has no such option."""
+    parameters = inspect.signature(type(base)).parameters
+    for name in IN_CHANNEL_OPTIONS:
+        if name in parameters:
+            value = options.get(name, parameters[name].default)
+            if isinstance(value, int):
+                return value
+    return 3
+
+
+def _build_classifier(options: dict[str, Any], num_levels: int, in_channels: int) -> nn.Module:
+    name = options.pop('type', 'DifficultyClassifier')
+    classifiers = sorted(key for key in ARCH_REGISTRY.keys() if key.endswith('DifficultyClassifier'))  # noqa: SIM118
+    if name not in ARCH_REGISTRY:
+        raise OptionError(
+            f'network_g.classifier.type is {name!r}, which is not registered.{nearest(name, classifiers)} '
+            f'Ours are: {", ".join(classifiers)}.'
+        )
+    kind = ARCH_REGISTRY.get(name)
+    parameters = inspect.signature(kind).parameters
+    if not {'num_levels', 'in_channels'} <= parameters.keys():
+        raise OptionError(
+            f'network_g.classifier.type {name} is no classifier: it does not take num_levels and in_channels. '
+            f'Ours are: {", ".join(classifiers)}.'
+        )
+    allowed = [key for key in parameters if key not in ('num_levels', 'in_channels')]
+    check_keys(options, allowed, 'network_g.classifier')
+    return kind(num_levels=num_levels, in_channels=in_channels, **options)
+
+
+def log_conversion(net: ClassPruningNet) -> None:
+    """Say in BasicSR's log what became prunable and what stayed dense."""
+    labels = ', '.join(net.pattern.label(k) for k in range(len(net.levels)))
+    get_root_logger().info(
+        f'{net.base_options["type"]}: {len(net.conversion.prunable)} prunable layers at levels {labels} '
+        f'({net.weights} weights); left dense: {net.conversion.left_dense or "none"}.'
+    )

@@ -1,0 +1,175 @@
+"""Running a ClassPruningNet at test time: predict, choose levels, run along the route, count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from basicsr.utils import get_root_logger
+from torch import Tensor
+
+from cp_basicsr.options import OptionError
+from cp_basicsr.routing.choice import RoutingChoice
+from cp_basicsr.routing.policy import check_budget, levels_at_price, levels_for_budget, spent_share
+from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError, routed
+from cp_basicsr.sparsity.placement import TileGrid
+
+if TYPE_CHECKING:
+    from .class_pruning_arch import ClassPruningNet
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored batch and what it took.
+
+    Attributes:
+        image: the network's output.
+        levels: long ``[B, rows, columns]``, the level map (1 x 1 when routed as a whole).
+        tile: side of a tile in lq pixels; None when routed as a whole.
+        macs: MACs spent on the batch, classifier included.
+        dense_macs: MACs of the base network on the same batch.
+        scale: output pixels for each lq pixel along one side.
+    """
+
+    image: Tensor
+    levels: Tensor
+    tile: int | None
+    macs: int
+    dense_macs: int
+    scale: int
+
+    @property
+    def macs_share(self) -> float:
+        """MACs as a fraction of the dense network's."""
+        return self.macs / self.dense_macs
+
+
+def restore(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Restored:
+    """Restore ``x`` as ``choice`` asks.
+
+    Args:
+        net: the network; its mode (train or eval) is left alone.
+        x: ``[B, C, H, W]`` or ``[B, T, C, H, W]``. Heights and widths are multiples of ``net.multiple``.
+        choice: budget, level or argmax; by tile or whole images.
+
+    Raises:
+        BudgetError: no mix of levels meets the budget.
+    """
+    shape = tuple(x.shape[1:])
+    table = net.macs(shape)
+    if choice.level is not None:
+        level = net.pattern.index(choice.level)
+        levels = torch.full((x.shape[0], 1, 1), level, dtype=torch.long)
+        image, spent = _run_uniform(net, x, level)
+        return Restored(image, levels, None, spent, table.dense * x.shape[0], image.shape[-1] // x.shape[-1])
+    tile = _usable_tile(net, x, choice)
+    levels = _choose(net, x, choice, tile)
+    try:
+        image, spent = _run_levels(net, x, levels, tile)
+    except UnplacedLayerError as error:
+        net.not_placeable = str(error)
+        get_root_logger().warning(
+            f'{net.base_options["type"]} is routed by image, not by tile: the outputs of a layer cannot be placed on the '
+            f'image ({error}).'
+        )
+        return restore(net, x, choice)
+    spent += net.classifier_macs(shape, tile) * x.shape[0]
+    return Restored(image, levels, tile, spent, table.dense * x.shape[0], image.shape[-1] // x.shape[-1])
+
+
+def _usable_tile(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> int | None:
+    """The tile asked for, or None where the network can only be routed by image."""
+    if choice.tile is None or x.dim() == 5 or net.not_placeable:
+        return None
+    if not net.classifier.by_tile:
+        raise OptionError(
+            f'{type(net.classifier).__name__} predicts whole images, but val.tile asks for tiles of {choice.tile}: '
+            'write `tile: ~` under val.'
+        )
+    return choice.tile
+
+
+def _choose(net: ClassPruningNet, x: Tensor, choice: RoutingChoice, tile: int | None) -> Tensor:
+    """Level map of each image: long ``[B, rows, columns]``."""
+    shape = tuple(x.shape[1:])
+    log_probs = net.predict(x, tile).detach().double().cpu()
+    if choice.budget is None:
+        return log_probs.argmax(dim=1)
+    costs = net.costs(shape)
+    overhead = net.classifier_macs(shape, tile) / net.macs(shape).dense
+    check_budget(choice.budget, costs, overhead)
+    areas = _tile_areas(x, tile, log_probs.shape[-2:])
+    return torch.stack([
+        _choose_image(net, image.flatten(1).T, costs, choice, choice.budget - overhead, areas, tile).view(image.shape[1:])
+        for image in log_probs
+    ])
+
+
+def _choose_image(
+    net: ClassPruningNet,
+    log_probs: Tensor,
+    costs: Tensor,
+    choice: RoutingChoice,
+    budget: float,
+    areas: Tensor,
+    tile: int | None,
+) -> Tensor:
+    """Levels of the tiles of one image at the calibrated price, corrected where it strays beyond the tolerance."""
+    scope = 'image' if tile is None else 'tile'
+    if not net.calibration.is_fitted(scope):
+        return levels_for_budget(log_probs, costs, budget, areas)
+    levels = levels_at_price(log_probs, costs, net.calibration.price(scope, budget, costs))
+    strayed = spent_share(levels, costs, areas) - budget
+    if choice.tolerance is None or tile is None or abs(strayed) <= choice.tolerance:
+        return levels
+    corrected = budget + (choice.tolerance if strayed > 0 else -choice.tolerance)
+    return levels_for_budget(log_probs, costs, min(max(corrected, float(costs[0])), float(costs[-1])), areas)
+
+
+def _tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:
+    """Pixels in each tile, in raster order: float64 ``[rows * columns]``."""
+    if tile is None:
+        return torch.ones(1, dtype=torch.float64)
+    rows, columns = (
+        (size - tile * torch.arange(count)).clamp(max=tile) for size, count in zip(x.shape[-2:], grid, strict=True)
+    )
+    return (rows[:, None] * columns[None]).flatten().double()
+
+
+def _run_levels(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | None) -> tuple[Tensor, int]:
+    """Output and MACs of the base network along a level map."""
+    held = levels.unique()
+    if len(held) == 1:
+        return _run_uniform(net, x, int(held))
+    table = net.macs(x.shape[1:])
+    if tile is None:
+        groups = groups_of(levels.flatten().to(x.device))
+        results = [(rows, *_run_uniform(net, x[rows], level)) for level, rows in groups]
+        image = merge_groups([(rows, output) for rows, output, _ in results], x.shape[0])
+        return image, sum(spent for *_, spent in results)
+    route = LevelMapRoute(TileGrid(levels.to(x.device), tile, x.shape[-2], x.shape[-1]))
+    with routed(route):
+        image = net.base(x)
+    return image, table.spent(route.positions, x.shape[0])
+
+
+def _run_uniform(net: ClassPruningNet, x: Tensor, level: int) -> tuple[Tensor, int]:
+    route = UniformRoute(level)
+    with routed(route):
+        image = net.base(x)
+    return image, net.macs(x.shape[1:]).spent(route.positions, x.shape[0])
+
+
+def groups_of(levels: Tensor) -> list[tuple[int, Tensor]]:
+    """The levels held by ``[B]`` and the rows at each."""
+    return [(int(level), (levels == level).nonzero().flatten()) for level in levels.unique()]
+
+
+def merge_groups(parts: Sequence[tuple[Tensor, Tensor]], batch: int) -> Tensor:
+    """Put outputs of groups of rows back into one batch."""
+    merged = parts[0][1].new_empty((batch, *parts[0][1].shape[1:]))
+    for rows, output in parts:
+        merged[rows] = output
+    return merged

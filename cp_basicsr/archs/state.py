@@ -1,0 +1,106 @@
+"""Checkpoints of a ClassPruningNet: their description, plain ones of the base network, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from cp_basicsr.sparsity import native_state_dict
+
+if TYPE_CHECKING:
+    from .class_pruning_arch import ClassPruningNet
+
+DESCRIPTION = '_extra_state'  # torch's name for what get_extra_state returns
+FORMAT = 1
+NAMED = 4  # how many differing names a message lists
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be loaded into this network; the message says why and what to do."""
+
+
+def describe(net: ClassPruningNet) -> dict[str, Any]:
+    """What a checkpoint says about its network: base options, group length, levels, sharing."""
+    return {
+        'format': FORMAT,
+        'base': net.base_options,
+        'm': net.pattern.m,
+        'levels': list(net.levels),
+        'weights': net.weights,
+        'prunable': net.conversion.prunable,
+        'classifier': type(net.classifier).__name__,
+    }
+
+
+def native_names(base: nn.Module) -> set[str]:
+    """State-dict names of the plain base network."""
+    return set(native_state_dict(base))
+
+
+def load_any_state(
+    net: ClassPruningNet,
+    load: Callable[..., Any],
+    state_dict: Mapping[str, Tensor],
+    strict: bool,
+    assign: bool,
+) -> Any:
+    """Load a ClassPruningNet state dict with ``load``, or a plain one into ``net.base``.
+
+    Raises:
+        CheckpointError: it belongs to another architecture or other levels, or (strict) names or shapes differ.
+    """
+    if DESCRIPTION in state_dict:
+        _compare(describe(net), json.loads(bytes(state_dict[DESCRIPTION].tolist())))
+        return load(state_dict, strict=strict, assign=assign)
+    if all(key.startswith(('base.', 'classifier.', 'calibration.')) for key in state_dict):
+        return load(dict(state_dict) | {DESCRIPTION: net.get_extra_state()}, strict=strict, assign=assign)
+    if strict:
+        _check_names(net, state_dict)
+    return net.base.load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def _compare(own: dict[str, Any], found: dict[str, Any]) -> None:
+    own, found = ({**side, 'base': side['base'].get('type')} for side in (own, found))
+    names = {
+        'base': 'network_g.base.type',
+        'm': 'network_g.sparsity.m',
+        'levels': 'network_g.sparsity.levels',
+        'weights': 'network_g.sparsity.weights',
+        'classifier': 'network_g.classifier.type',
+        'prunable': 'the layers left prunable by network_g.sparsity.exclude',
+    }
+    for key, name in names.items():
+        if own[key] != found[key]:
+            raise CheckpointError(
+                f'The checkpoint has another {name}: {_short(found[key])}, the option file has {_short(own[key])}. '
+                f'Set it as in the checkpoint, or start from a plain checkpoint of the base network.'
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f'{text[:120]}...'
+
+
+def _check_names(net: ClassPruningNet, state_dict: Mapping[str, Tensor]) -> None:
+    native = native_state_dict(net.base)
+    missing = sorted(native.keys() - state_dict.keys())
+    unknown = sorted(state_dict.keys() - native.keys())
+    shapes = [
+        f'{key} {tuple(state_dict[key].shape)} instead of {tuple(native[key].shape)}'
+        for key in native
+        if key in state_dict and state_dict[key].shape != native[key].shape
+    ]
+    problems = [
+        f'{label}: {", ".join(names[:NAMED])}{f" and {len(names) - NAMED} more" if len(names) > NAMED else ""}'
+        for label, names in (('missing', missing), ('unknown', unknown), ('other shapes', shapes))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f'The checkpoint does not fit {net.base_options["type"]} as network_g.base describes it ({"; ".join(problems)}). '
+            'Check network_g.base against the option file that the checkpoint was trained with.'
+        )

@@ -1,0 +1,109 @@
+"""The two auxiliary losses of the classifier and its measured target."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor, nn
+
+from cp_basicsr.options import check_number
+from cp_basicsr.routing import price_psnr, soft_oracle
+
+from .across_processes import gather_over_processes, mean_over_processes
+
+
+@LOSS_REGISTRY.register()
+class BudgetLoss(nn.Module):
+    """The mean expected cost of the batch meets the target: ``|mean_i sum_k P_ik c_k - c*| / c*``.
+
+    Args:
+        target: c*, share of the dense MACs, classifier included.
+        loss_weight: weight of the loss.
+    """
+
+    def __init__(self, target: float, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.target = check_number(target, 'train.budget_opt.target', 1e-3, 2)
+        self.loss_weight = loss_weight
+
+    def forward(self, log_probs: Tensor, costs: Tensor) -> Tensor:
+        """Loss of ``[n, L]`` log-probabilities with ``[L]`` costs (shares of the dense MACs): a scalar."""
+        expected = mean_over_processes((log_probs.exp() @ costs.to(log_probs)).mean())
+        return self.loss_weight * (expected - self.target).abs() / self.target
+
+
+@LOSS_REGISTRY.register()
+class ConfidenceLoss(nn.Module):
+    """Each prediction decides: ``mean_i [(L-1) - sum_{a<b} |P_ia - P_ib|]``; 0 when every prediction is one-hot.
+
+    Args:
+        loss_weight: weight of the loss.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, log_probs: Tensor, costs: Tensor) -> Tensor:
+        """Loss of ``[n, L]`` log-probabilities (costs play no part): a scalar."""
+        probs = log_probs.exp()
+        gaps = sum((probs[:, a] - probs[:, b]).abs() for a, b in combinations(range(probs.shape[1]), 2))
+        return self.loss_weight * (probs.shape[1] - 1 - gaps).mean()
+
+
+@LOSS_REGISTRY.register()
+class SoftOracleLoss(nn.Module):
+    """Cross-entropy with the measured soft oracle ``q = softmax((eta * PSNR_k - cost_k) / tau)``.
+
+    Args:
+        tau: temperature, in shares of the dense MACs.
+        eta: what a decibel is worth, in shares of the dense MACs; None solves it on each batch so that the target
+            itself spends the budget, and the two losses never pull apart.
+        loss_weight: weight of the loss.
+    """
+
+    def __init__(self, tau: float = 0.1, eta: float | None = None, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.tau = check_number(tau, 'train.oracle_opt.tau', 1e-4, 100)
+        self.eta = None if eta is None else check_number(eta, 'train.oracle_opt.eta', 0, 1e6)
+        self.loss_weight = loss_weight
+
+    def target(self, psnr: Tensor, costs: Tensor, budget: float) -> Tensor:
+        """The soft oracle ``[n, L]`` of measured ``[n, L]`` PSNR in dB."""
+        costs = costs.to(psnr)
+        eta = self.eta if self.eta is not None else price_psnr(gather_over_processes(psnr), costs, budget, self.tau)
+        return soft_oracle(psnr, costs, eta, self.tau)
+
+    def forward(self, log_probs: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of ``[n, L]`` log-probabilities with ``[n, L]`` targets: a scalar."""
+        return -self.loss_weight * (target * log_probs).sum(dim=1).mean()
+
+
+@LOSS_REGISTRY.register()
+class ClassSRClassLoss(ConfidenceLoss):
+    """ClassSR's class loss (CVPR 2021, eq. 4 with M classes): the same formula as ConfidenceLoss, by its first name."""
+
+
+@LOSS_REGISTRY.register()
+class ClassSRAverageLoss(nn.Module):
+    """ClassSR's average loss (CVPR 2021, eq. 5): every class takes the same number of patches.
+
+    ``sum_k |sum_i P_ik - n/L| / (4n/L)``, n patches and L classes: the authors' code (average_loss_2class and
+    average_loss_3class of codes/models/modules/loss.py) divides the paper's sum so. It knows no costs, which is why its
+    budget cannot be chosen.
+
+    Args:
+        loss_weight: weight of the loss.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, log_probs: Tensor, costs: Tensor) -> Tensor:
+        """Loss of ``[n, L]`` log-probabilities (costs play no part): a scalar."""
+        shares = mean_over_processes(log_probs.exp().mean(dim=0))
+        classes = shares.numel()
+        return self.loss_weight * (shares - 1 / classes).abs().sum() * classes / 4

@@ -1,0 +1,1 @@
+"""ClassPruningModel for BasicSR's MODEL_REGISTRY."""

@@ -1,0 +1,348 @@
+"""ClassPruningModel: SRModel with stages, levels, a classifier and a budget."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import path as osp
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from basicsr.losses import build_loss
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
+from cp_basicsr.archs.state import CheckpointError
+from cp_basicsr.options import OptionError
+from cp_basicsr.routing.choice import RoutingChoice
+from cp_basicsr.routing.policy import check_budget
+from cp_basicsr.sparsity import refresh_ranks
+
+from .calibrating import calibrate, held_out_patches
+from .checkpoints import read_state_dict, write_atomically
+from .collapse import CollapseWatch
+from .objectives import Objectives
+from .stages import Stage
+from .training_options import TrainingOptions
+from .validating import ValidationMixin
+
+LOSS_BLOCKS = ('oracle_opt', 'budget_opt', 'confidence_opt')
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient is not finite; the run stops before the weights are touched."""
+
+
+@MODEL_REGISTRY.register()
+class ClassPruningModel(ValidationMixin, SRModel):
+    """Trains and tests a ClassPruningNet. Three stages, chosen by iteration:
+
+    - supernet: the levels learn, the densest from the images, sparser ones from the images and the densest;
+    - classifier: all levels are run, so which one pays on each tile is measured and the classifier learns it;
+    - joint: both learn on the output that the classifier's choice gives.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt['network_g'].get('type') != 'ClassPruningNet':
+            raise OptionError(
+                f'network_g.type is {opt["network_g"].get("type")!r}; ClassPruningModel needs ClassPruningNet, with the '
+                'architecture under network_g.base.'
+            )
+        if opt['num_gpu'] != 0 and not torch.cuda.is_available():
+            raise OptionError(f'num_gpu is {opt["num_gpu"]}, but PyTorch finds no CUDA device; write `num_gpu: auto`.')
+        val = opt.get('val') or {}
+        self.choice = RoutingChoice.from_val_options(val)
+        if opt['is_train']:
+            self.training_options = TrainingOptions.read(opt['train'])
+        super().__init__(opt)
+        for net in self._nets():
+            net.choice = self.choice
+        log_conversion(self.net)
+
+    # Networks.
+
+    @property
+    def net(self) -> ClassPruningNet:
+        """The network in training, without its parallel wrapper."""
+        return self.get_bare_model(self.net_g)
+
+    @property
+    def test_net(self) -> ClassPruningNet:
+        """The network that is validated, calibrated and shipped: the EMA where there is one."""
+        return getattr(self, 'net_g_ema', None) or self.net
+
+    def _nets(self) -> list[ClassPruningNet]:
+        return [self.net] + ([self.net_g_ema] if hasattr(self, 'net_g_ema') else [])
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """As BaseModel's; ranks and curves are equal in all processes by construction and are not broadcast."""
+        net = net.to(self.device)
+        if not self.opt['dist']:
+            return super().model_to_device(net)
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            return net
+        return DistributedDataParallel(
+            net,
+            device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
+            broadcast_buffers=False,
+            find_unused_parameters=True,  # a step may leave a level or the classifier out
+        )
+
+    # Setting up.
+
+    def init_training_settings(self) -> None:
+        train_opt = self.opt['train']
+        self._trainable = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
+        if self.net.weights == 'per_level' and not self.opt['path'].get('pretrain_network_g'):
+            get_root_logger().warning(
+                'network_g.sparsity.weights is per_level without path.pretrain_network_g: the dense level is never trained, '
+                'so it stays random. Give a checkpoint of the base network, or use `weights: shared`.'
+            )
+        self.criteria = {
+            block.removesuffix('_opt'): build_loss(train_opt[block]).to(self.device)
+            for block in LOSS_BLOCKS
+            if train_opt.get(block)
+        }
+        self.stage: Stage | None = None
+        self._held_out: list[Tensor] | None = None
+        self._budgets_checked = False
+        super().init_training_settings()
+        self.objectives = Objectives(self)
+        self.collapse = CollapseWatch()
+
+    def setup_optimizers(self) -> None:
+        self._enter_stage(self.training_options.plan.at(1))
+
+    def setup_schedulers(self) -> None:
+        """Set up with the stage in :meth:`_enter_stage`."""
+
+    def _enter_stage(self, stage: Stage) -> None:
+        """Let the stage's networks learn, with an optimiser and a scheduler of their own."""
+        if self.stage == stage:
+            return
+        self.stage = stage
+        net = self.net
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(name in self._trainable and self._learns(name, stage.name))
+        self.net_g = self.model_to_device(net)
+        self._set_modes()
+        options = dict(stage.optim_g)
+        learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self.optimizer_g = self.get_optimizer(options.pop('type'), learning, **options)
+        self.optimizers, self.schedulers = [self.optimizer_g], []
+        run_options, self.opt['train'] = self.opt['train'], {'scheduler': dict(stage.scheduler)}
+        super().setup_schedulers()
+        self.opt['train'] = run_options
+        get_root_logger().info(
+            f'Stage {stage.name}: iterations {stage.first} to {stage.last}, {sum(p.numel() for p in learning):,d} parameters '
+            f'learn with {dict(stage.optim_g)} and {dict(stage.scheduler)}.'
+        )
+
+    def _learns(self, name: str, stage: str) -> bool:
+        """Whether a parameter learns in a stage. With ``per_level`` the base's own values never do."""
+        if name.startswith('classifier.'):
+            return stage != 'supernet'
+        if stage == 'classifier':
+            return False
+        return self.net.weights == 'shared' or '.level_weights.' in name or '.level_biases.' in name
+
+    def _set_modes(self) -> None:
+        """Training mode; a frozen supernet is in eval mode, so that targets are measured without dropout."""
+        self.net_g.train()
+        if self.stage.name == 'classifier':
+            self.net.base.eval()
+
+    # One iteration.
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """As BaseModel's, counted from the start of the stage; the warm-up is the first stage's."""
+        self._enter_stage(self.training_options.plan.at(current_iter))
+        in_stage = current_iter - self.stage.first + 1
+        super().update_learning_rate(in_stage, warmup_iter if self.stage.first == 1 else -1)
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        self._enter_stage(self.training_options.plan.at(current_iter))
+        self._check_budgets()
+        self.optimizer_g.zero_grad()
+        with self._random_numbers_of(current_iter):
+            losses = getattr(self.objectives, self.stage.name)(current_iter)
+            self._backward(losses, current_iter)
+        self.optimizer_g.step()
+        observed = self._refresh_ranks_if_due(current_iter)
+        if self.ema_decay > 0:
+            self.model_ema(self.ema_decay)
+        self.log_dict = self.reduce_loss_dict(losses) | self.objectives.observed | observed
+        self.collapse.watch(self)
+
+    @contextmanager
+    def _random_numbers_of(self, current_iter: int) -> Iterator[None]:
+        """Random numbers that depend on the iteration only, so that a resumed run takes the same steps."""
+        seed = hash((self.opt['manual_seed'], self.opt['rank'], current_iter))
+        devices = [torch.cuda.current_device()] if self.device.type == 'cuda' else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            # Ranks of a distributed run must visit the same levels.
+            self.levels_random = random.Random(hash((self.opt['manual_seed'], current_iter)))
+            yield
+
+    def _backward(self, losses: Mapping[str, Tensor], current_iter: int) -> None:
+        total = sum(losses.values())
+        self._require_finite(total, f'the loss ({_values(losses)})', current_iter)
+        total.backward()
+        learning = [parameter for group in self.optimizer_g.param_groups for parameter in group['params']]
+        norm = nn.utils.clip_grad_norm_(learning, self.training_options.grad_clip_norm or float('inf'))
+        self._require_finite(norm, 'the norm of the gradient', current_iter)
+
+    def _require_finite(self, value: Tensor, what: str, current_iter: int) -> None:
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(
+                f'Iteration {current_iter} ({self.stage.name} stage): {what} is {float(value.detach())}. The weights were not '
+                f'touched, and the last checkpoint in {self.opt["path"].get("models", "experiments")} is good. Lower '
+                'train.optim_g.lr or set train.grad_clip_norm, look for broken images, and resume with --auto_resume.'
+            )
+
+    def _refresh_ranks_if_due(self, current_iter: int) -> dict[str, float]:
+        options = self.training_options
+        if self.stage.name != 'supernet' or not options.refresh_interval or self.net.weights == 'per_level':
+            return {}
+        done = current_iter - self.stage.first + 1
+        if done % options.refresh_interval or done > options.freeze_at * self.stage.iters:
+            return {}
+        return {'mask_flips': refresh_ranks(self.net)}
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Exponential moving average of the parameters; buffers (ranks) are copied, for masks must fit."""
+        ema = dict(self.net_g_ema.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.net.named_parameters():
+                ema[name].lerp_(parameter, 1 - decay)
+            for own, current in zip(self.net_g_ema.base.buffers(), self.net.base.buffers(), strict=True):
+                own.copy_(current)
+
+    def _check_budgets(self) -> None:
+        """Before the first step: refuse budgets that the levels do not allow, not hours later."""
+        if self._budgets_checked:
+            return
+        self._budgets_checked = True
+        shape, tile = self.lq.shape[1:], self.training_tile()
+        costs = self.net.costs(shape)
+        overhead = self.net.classifier_macs(shape, tile) / self.net.macs(shape).dense
+        if 'budget' in self.criteria and hasattr(self.criteria['budget'], 'target'):
+            check_budget(self.criteria['budget'].target, costs, overhead, 'train.budget_opt.target')
+        if self.choice.budget is not None:
+            check_budget(self.choice.budget, costs, overhead)
+
+    def training_tile(self) -> int | None:
+        """Side of a routed region of a training patch in lq pixels; None takes the whole patch."""
+        if self.choice.tile is None or self.lq.dim() == 5 or not self.net.classifier.by_tile:
+            return None
+        return self.choice.tile
+
+    # Testing.
+
+    def test(self) -> None:
+        """Restore ``self.lq``, padded to what the network needs (SwinIR's windows) by reflection as SwinIRModel does."""
+        net = self.test_net
+        height, width = self.lq.shape[-2:]
+        pad_h, pad_w = -height % net.multiple, -width % net.multiple
+        net.eval()
+        with torch.no_grad():
+            self.restored = net.restore(_pad(self.lq, pad_h, pad_w), self.choice_now())
+        if self.is_train:
+            self._set_modes()
+        image = self.restored.image
+        scale = image.shape[-1] // (width + pad_w)
+        self.output = image[..., : image.shape[-2] - pad_h * scale, : image.shape[-1] - pad_w * scale]
+
+    # Checkpoints.
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save networks and training state; after the supernet stage the networks are calibrated first."""
+        self.calibrate()
+        super().save(epoch, current_iter)
+
+    def calibrate(self) -> None:
+        """Fit the policy's curves on held-out images (``train.calibration.dataset``)."""
+        if self.stage.name == 'supernet':
+            return
+        if self._held_out is None:
+            self._held_out = held_out_patches(self.training_options, self.opt, self.net.multiple)
+        for net in self._nets():
+            calibrate(net, self._held_out, self.choice.tile)
+        self._set_modes()
+        get_root_logger().info(f'Calibrated on {len(self._held_out)} images.')
+
+    @master_only
+    def save_network(
+        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = 'params'
+    ) -> None:
+        nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
+        states = {
+            key: {name: value.cpu() for name, value in self.get_bare_model(one).state_dict().items()}
+            for one, key in zip(nets, keys, strict=True)
+        }
+        label = 'latest' if current_iter == -1 else current_iter
+        write_atomically(states, osp.join(self.opt['path']['models'], f'{net_label}_{label}.pth'))
+
+    @master_only
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        if current_iter == -1:
+            return
+        state = {
+            'epoch': epoch,
+            'iter': current_iter,
+            'stage': self.stage.name,
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+        }
+        write_atomically(state, osp.join(self.opt['path']['training_states'], f'{current_iter}.state'))
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """Go on in the stage of the saved iteration with its optimiser and scheduler.
+
+        Raises:
+            CheckpointError: that iteration belongs to another stage in this option file.
+        """
+        stage = self.training_options.plan.at(resume_state['iter'])
+        if resume_state.get('stage', stage.name) != stage.name:
+            raise CheckpointError(
+                f'The state of iteration {resume_state["iter"]} was saved in stage {resume_state["stage"]!r}, but with '
+                f'train.stages of this option file it belongs to {stage.name!r}. Restore the stages it was trained with.'
+            )
+        self._enter_stage(stage)
+        super().resume_training(resume_state)
+
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
+    ) -> None:
+        """Load a ClassPruningNet checkpoint or a plain one of the base network.
+
+        Raises:
+            CheckpointError: naming the file and what does not fit.
+        """
+        state_dict = read_state_dict(load_path, param_key)
+        try:
+            self.get_bare_model(net).load_state_dict(state_dict, strict=strict)
+        except (CheckpointError, RuntimeError) as error:
+            raise CheckpointError(f'{load_path}: {error}') from error
+        get_root_logger().info(f'Loaded {load_path}.')
+
+
+def _values(losses: Mapping[str, Tensor]) -> str:
+    return ', '.join(f'{name} {float(value.detach()):.4g}' for name, value in losses.items())
+
+
+def _pad(x: Tensor, bottom: int, right: int) -> Tensor:
+    """Pad below and to the right by reflection, where the image is large enough for it, else by its border."""
+    if not bottom and not right:
+        return x
+    mode = 'reflect' if bottom < x.shape[-2] and right < x.shape[-1] else 'replicate'
+    flat = x.flatten(0, -4) if x.dim() == 5 else x
+    return F.pad(flat, (0, right, 0, bottom), mode=mode).view(*x.shape[:-2], x.shape[-2] + bottom, x.shape[-1] + right)

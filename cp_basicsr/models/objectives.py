@@ -1,0 +1,152 @@
+"""The losses of each stage. Reads like section "Method" of the README."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cp_basicsr.routing import tile_psnr
+
+from .training_options import ramped
+
+if TYPE_CHECKING:
+    from .class_pruning_model import ClassPruningModel
+
+
+class Objectives:
+    """Losses of the stages on the batch that the model holds.
+
+    Args:
+        model: supplies the batch (``lq``, ``gt``), the network, the criteria and the training options.
+
+    Attributes:
+        observed: further numbers of the last step for the log: expected cost, and for each level the share of tiles
+            that the classifier gives it (``tiles_levelK``) and that the measured target gives it (``target_levelK``).
+    """
+
+    def __init__(self, model: ClassPruningModel) -> None:
+        self.model = model
+        self.observed: dict[str, float] = {}
+
+    def supernet(self, current_iter: int) -> dict[str, Tensor]:
+        """Sandwich: the densest level, the sparsest, and one between."""
+        self.observed = {}
+        densest = self.model.net.pattern.densest
+        between = range(1, densest)
+        levels = [densest, 0] + ([self.model.levels_random.choice(between)] if between else [])
+        outputs, _ = self.model.net_g(self.model.lq, each_level=levels)
+        return self._sandwich(outputs)
+
+    def classifier(self, current_iter: int) -> dict[str, Tensor]:
+        """Every level is run without gradient; the classifier learns which one pays, within the budget, decidedly."""
+        levels = range(len(self.model.net.levels))
+        with torch.no_grad():
+            outputs, _ = self.model.net(self.model.lq, each_level=levels)
+        _, log_probs = self.model.net_g(self.model.lq, each_level=(), predict_tile=self.model.training_tile())
+        progress = self.model.stage.progress(current_iter)
+        options = self.model.training_options
+        losses = self._auxiliary(
+            log_probs, ramped(options.budget_ramp, progress), ramped(options.confidence_ramp, progress)
+        )
+        return self._oracle(log_probs, outputs) | losses
+
+    def joint(self, current_iter: int) -> dict[str, Tensor]:
+        """Both learn: the loss is taken on the chosen output, the choice is hard going forward and soft going back."""
+        model = self.model
+        levels = range(len(model.net.levels))
+        outputs, log_probs = model.net_g(model.lq, each_level=levels, predict_tile=model.training_tile())
+        probs = log_probs.exp()
+        hard = F.one_hot(probs.argmax(dim=1), len(levels)).movedim(-1, 1).to(probs)
+        choice = hard + probs - probs.detach()
+        chosen = sum(self._on_pixels(choice[:, k], outputs[k]) * outputs[k] for k in levels)
+        self._observe(log_probs, None)
+        losses = self._restoration(chosen, model.gt, 'chosen')
+        losses |= self._auxiliary(log_probs, 1.0, 1.0)
+        weight = model.training_options.joint_supernet_weight
+        return losses | {name: weight * loss for name, loss in self._sandwich(outputs).items()}
+
+    def _sandwich(self, outputs: dict[int, Tensor]) -> dict[str, Tensor]:
+        """``L(y_dense, gt) + sum_k [(1-a) L(y_k, gt) + a L1(y_k, stopgrad(y_dense))]``."""
+        model, densest = self.model, self.model.net.pattern.densest
+        distill = model.training_options.distill
+        teacher = outputs[densest].detach()
+        losses = self._restoration(outputs[densest], model.gt, 'dense')
+        for level in sorted(outputs.keys() - {densest}):
+            to_gt = self._restoration(outputs[level], model.gt, f'level{level}')
+            losses |= {name: (1 - distill) * loss for name, loss in to_gt.items()}
+            if distill:
+                criterion = model.cri_pix or F.l1_loss
+                losses[f'l_distill_level{level}'] = distill * criterion(outputs[level], teacher)
+        return losses
+
+    def _restoration(self, output: Tensor, target: Tensor, name: str) -> dict[str, Tensor]:
+        """SRModel's pixel, perceptual and style losses."""
+        losses = {}
+        if self.model.cri_pix:
+            losses[f'l_pix_{name}'] = self.model.cri_pix(output, target)
+        if self.model.cri_perceptual:
+            perceptual, style = self.model.cri_perceptual(output, target)
+            losses |= {f'l_percep_{name}': perceptual, f'l_style_{name}': style}
+        return {name: loss for name, loss in losses.items() if loss is not None}
+
+    def _oracle(self, log_probs: Tensor, outputs: dict[int, Tensor]) -> dict[str, Tensor]:
+        model = self.model
+        tile = model.training_tile()
+        scale = model.gt.shape[-1] // model.lq.shape[-1]
+        side = max(model.gt.shape[-2:]) if tile is None else tile * scale
+        psnr = torch.stack([tile_psnr(outputs[k], model.gt, side) for k in sorted(outputs)], dim=1)
+        costs = self._costs(log_probs)
+        criterion = model.criteria.get('oracle')
+        if criterion is None:
+            self._observe(log_probs, None)
+            return {}
+        target = criterion.target(_rows(psnr), costs, self._budget(costs))
+        self._observe(log_probs, target)
+        return {'l_oracle': criterion(_rows(log_probs), target)}
+
+    def _auxiliary(self, log_probs: Tensor, budget_weight: float, confidence_weight: float) -> dict[str, Tensor]:
+        costs = self._costs(log_probs)
+        weights = {'budget': budget_weight, 'confidence': confidence_weight}
+        return {
+            f'l_{name}': weight * self.model.criteria[name](_rows(log_probs), costs)
+            for name, weight in weights.items()
+            if name in self.model.criteria
+        }
+
+    def _budget(self, costs: Tensor) -> float:
+        """The budget of the run: the budget loss's target, else the middle between the sparsest and the densest level."""
+        target = getattr(self.model.criteria.get('budget'), 'target', None)
+        return float(costs.mean()) if target is None else target
+
+    def _costs(self, log_probs: Tensor) -> Tensor:
+        """Share of the dense MACs of each level on this batch's patches, classifier included."""
+        net, shape = self.model.net, self.model.lq.shape[1:]
+        overhead = net.classifier_macs(shape, self.model.training_tile()) / net.macs(shape).dense
+        return (net.costs(shape) + overhead).to(log_probs)
+
+    def _on_pixels(self, choice: Tensor, output: Tensor) -> Tensor:
+        """One weight for each tile ``[B, rows, columns]`` spread over the pixels of an output."""
+        tile = self.model.training_tile()
+        if tile is None:
+            return choice.view(-1, *[1] * (output.dim() - 1))
+        side = tile * (output.shape[-1] // self.model.lq.shape[-1])
+        spread = choice.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+        return spread[:, None, : output.shape[-2], : output.shape[-1]]
+
+    @torch.no_grad()
+    def _observe(self, log_probs: Tensor, target: Tensor | None) -> None:
+        rows = _rows(log_probs)
+        count = rows.shape[1]
+        self.observed = {'expected_cost': float((rows.exp() @ self._costs(log_probs)).mean())}
+        sides = {'tiles': rows} | ({} if target is None else {'target': target})
+        for side, values in sides.items():
+            shares = values.argmax(dim=1).bincount(minlength=count) / len(values)
+            self.observed |= {f'{side}_level{k}': float(share) for k, share in enumerate(shares)}
+
+
+def _rows(values: Tensor) -> Tensor:
+    """``[B, L, rows, columns]`` (or ``[B, L, ...]``) as ``[n, L]``, one row for each tile."""
+    return values.flatten(2).transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,87 @@
+"""Our keys in the ``train`` block of an option file, checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cp_basicsr.options import OptionError, check_keys, check_number
+
+from .stages import StagePlan
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What ClassPruningModel reads from ``train`` beyond SRModel's keys.
+
+    Attributes:
+        plan: the stages.
+        distill: share ``a`` of a sparse level's loss that is measured against the dense output (``sandwich.distill``).
+        refresh_interval: iterations between two refreshes of the ranks (``ranks.refresh_interval``); 0 never.
+        freeze_at: share of the supernet stage after which ranks stay (``ranks.freeze_at``).
+        budget_ramp, confidence_ramp: shares of the classifier stage over which the weight of an auxiliary loss rises
+            from 0 to its full value (``ramp``). Both from the start lock a collapsed router (ClassSR issues 11, 22).
+        joint_supernet_weight: weight of the supernet's losses in the joint stage (``joint.supernet_weight``).
+        grad_clip_norm: largest norm of the whole gradient; None does not clip.
+        calibration: options of the held-out dataset (``calibration.dataset``) or None.
+        calibration_images: images read from it at most.
+    """
+
+    plan: StagePlan
+    distill: float
+    refresh_interval: int
+    freeze_at: float
+    budget_ramp: tuple[float, float]
+    confidence_ramp: tuple[float, float]
+    joint_supernet_weight: float
+    grad_clip_norm: float | None
+    calibration: Mapping[str, Any] | None
+    calibration_images: int
+
+    @classmethod
+    def read(cls, train: Mapping[str, Any]) -> TrainingOptions:
+        """Read and check.
+
+        Raises:
+            OptionError: naming the option path, the value and what is allowed.
+        """
+        sandwich = check_keys(train.get('sandwich'), ['distill'], 'train.sandwich')
+        ranks = check_keys(train.get('ranks'), ['refresh_interval', 'freeze_at'], 'train.ranks')
+        ramp = check_keys(train.get('ramp'), ['budget', 'confidence'], 'train.ramp')
+        joint = check_keys(train.get('joint'), ['supernet_weight'], 'train.joint')
+        calibration = check_keys(train.get('calibration'), ['dataset', 'images'], 'train.calibration')
+        clip = train.get('grad_clip_norm')
+        return cls(
+            plan=StagePlan(train),
+            distill=check_number(sandwich.get('distill', 0.5), 'train.sandwich.distill', 0, 1),
+            refresh_interval=int(
+                check_number(ranks.get('refresh_interval', 500), 'train.ranks.refresh_interval', 0, 1e9)
+            ),
+            freeze_at=check_number(ranks.get('freeze_at', 2 / 3), 'train.ranks.freeze_at', 0, 1),
+            budget_ramp=_ramp(ramp.get('budget', (0.0, 0.2)), 'train.ramp.budget'),
+            confidence_ramp=_ramp(ramp.get('confidence', (0.5, 0.8)), 'train.ramp.confidence'),
+            joint_supernet_weight=check_number(
+                joint.get('supernet_weight', 0.25), 'train.joint.supernet_weight', 0, 1e6
+            ),
+            grad_clip_norm=None if clip is None else check_number(clip, 'train.grad_clip_norm', 1e-9, 1e9),
+            calibration=calibration.get('dataset'),
+            calibration_images=int(check_number(calibration.get('images', 100), 'train.calibration.images', 1, 1e6)),
+        )
+
+
+def _ramp(value: Any, where: str) -> tuple[float, float]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise OptionError(f'{where} is {value!r}; write the start and end of the ramp as shares of the stage: [0.0, 0.2].')
+    start, end = (check_number(part, where, 0, 1) for part in value)
+    if end < start:
+        raise OptionError(f'{where} is {value!r}; it ends before it starts.')
+    return start, end
+
+
+def ramped(ramp: tuple[float, float], progress: float) -> float:
+    """Weight factor in [0, 1] at a share of the stage."""
+    start, end = ramp
+    if progress >= end:
+        return 1.0
+    return 0.0 if progress < start else (progress - start) / (end - start)

@@ -1,0 +1,65 @@
+"""Calibration: the policy's price for each budget, found on held-out patches and kept in the checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .policy import fit_price
+
+POINTS = 65
+SCOPES = ('tile', 'image')
+
+
+class Calibration(nn.Module):
+    """Price against budget, one curve for routing by tile and one for routing whole images. Buffers only.
+
+    Budgets of the curve are shares of the span between the sparsest and the densest level, so that the curve holds for
+    images of any shape although border effects shift the levels' costs a little.
+
+    Attributes:
+        tile_prices, image_prices: float64 ``[POINTS]``; NaN until fitted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for scope in SCOPES:
+            self.register_buffer(f'{scope}_prices', torch.full((POINTS,), float('nan'), dtype=torch.float64))
+
+    def is_fitted(self, scope: str) -> bool:
+        """Whether the curve of ``'tile'`` or ``'image'`` routing has been found."""
+        return bool(torch.isfinite(self._curve(scope)).all())
+
+    def fit(self, scope: str, log_probs: Tensor, costs: Tensor) -> None:
+        """Find the curve.
+
+        Args:
+            scope: ``'tile'`` or ``'image'``.
+            log_probs: ``[n, L]`` predictions on held-out patches.
+            costs: ``[L]`` share of the dense MACs of each level, classifier excluded.
+        """
+        log_probs, costs = log_probs.cpu(), costs.cpu()
+        span = torch.linspace(0, 1, POINTS, dtype=torch.float64)
+        budgets = costs[0] + span * (costs[-1] - costs[0])
+        prices = [sum(fit_price(log_probs, costs, float(budget))) / 2 for budget in budgets]
+        # Beyond the largest price that changes any choice the curve would jump to the search limit.
+        limit = _decisive_price(log_probs, costs)
+        self._curve(scope).copy_(torch.tensor(prices, dtype=torch.float64).clamp(-limit, limit))
+
+    def price(self, scope: str, budget: float, costs: Tensor) -> float:
+        """Interpolated price for a budget (share of the dense MACs, classifier excluded)."""
+        low, high = float(costs[0]), float(costs[-1])
+        position = min(max((budget - low) / (high - low), 0.0), 1.0) * (POINTS - 1)
+        index = min(int(position), POINTS - 2)
+        left, right = self._curve(scope)[index : index + 2].tolist()
+        return left + (right - left) * (position - index)
+
+    def _curve(self, scope: str) -> Tensor:
+        return getattr(self, f'{scope}_prices')
+
+
+def _decisive_price(log_probs: Tensor, costs: Tensor) -> float:
+    """A price at which every tile has settled: the widest gap of log-probabilities over the narrowest of costs."""
+    gap = float((log_probs.amax(dim=1) - log_probs.amin(dim=1)).max())
+    step = float(costs.double().diff().min())
+    return (gap + 1.0) / step

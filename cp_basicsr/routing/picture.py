@@ -1,0 +1,58 @@
+"""The level map drawn over a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from cp_basicsr.archs.restoring import Restored
+    from cp_basicsr.sparsity import NMPattern
+
+OPACITY = 0.4
+LEGEND_HEIGHT = 24  # pixels
+# Sparse to dense from dark to light, so that the order shows in black and white too.
+COLOUR_MAP = cv2.COLORMAP_VIRIDIS
+
+
+def draw_level_map(image: np.ndarray, restored: Restored, pattern: NMPattern) -> np.ndarray:
+    """The restored picture with each tile tinted by its level and a legend below.
+
+    Args:
+        image: uint8 ``[H, W, 3]`` (BGR) or ``[H, W]``, the restored picture without padding.
+        restored: of a batch of one, with its level map.
+        pattern: names the levels.
+
+    Returns:
+        uint8 BGR ``[H + LEGEND_HEIGHT, W, 3]``.
+    """
+    colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
+    height, width = colour.shape[:2]
+    tints = _tints(len(pattern.levels))
+    levels = restored.levels[0].cpu().numpy()
+    side = restored.tile * restored.scale if restored.tile else max(height, width)
+    spread = levels.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
+    tinted = cv2.addWeighted(colour, 1 - OPACITY, tints[spread], OPACITY, 0)
+    return np.vstack([tinted, _legend(width, levels, pattern, tints)])
+
+
+def _tints(count: int) -> np.ndarray:
+    values = np.linspace(0, 255, count).astype(np.uint8)
+    return cv2.applyColorMap(values[:, None], COLOUR_MAP)[:, 0]
+
+
+def _legend(width: int, levels: np.ndarray, pattern: NMPattern, tints: np.ndarray) -> np.ndarray:
+    """One box for each level with its pattern and its share of the tiles."""
+    strip = np.zeros((LEGEND_HEIGHT, width, 3), np.uint8)
+    shares = np.bincount(levels.ravel(), minlength=len(tints)) / levels.size
+    edges = np.linspace(0, width, len(tints) + 1).astype(int)
+    for k, (left, right) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        strip[:, left:right] = tints[k]
+        text = f'{pattern.label(k)} {100 * shares[k]:.0f}%'
+        dark = int(tints[k].astype(int).sum()) > 380
+        cv2.putText(
+            strip, text, (left + 4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0,) * 3 if dark else (255,) * 3, 1, cv2.LINE_AA
+        )
+    return strip

@@ -1,0 +1,37 @@
+"""N:M sparsity in pure PyTorch: patterns, ranks, prunable layers, conversion of networks, routes and MACs."""
+
+from .convert import ConversionReport, bake_state_dict, convert, native_state_dict, prunable_layers, refresh_ranks
+from .layers import NMConv2d, NMConv3d, NMLinear, PrunableLayer
+from .macs import MacTable, trace_macs
+from .masks import level_mask, weight_ranks
+from .pattern import NMPattern, PatternError
+from .placement import ImagePlacement, TokenPlacement, UnplacedLayerError, WindowPlacement
+from .route import LevelMapRoute, Route, UniformRoute, active_route, routed
+
+__all__ = [
+    'ConversionReport',
+    'ImagePlacement',
+    'LevelMapRoute',
+    'MacTable',
+    'NMConv2d',
+    'NMConv3d',
+    'NMLinear',
+    'NMPattern',
+    'PatternError',
+    'PrunableLayer',
+    'Route',
+    'TokenPlacement',
+    'UniformRoute',
+    'UnplacedLayerError',
+    'WindowPlacement',
+    'active_route',
+    'bake_state_dict',
+    'convert',
+    'level_mask',
+    'native_state_dict',
+    'prunable_layers',
+    'refresh_ranks',
+    'routed',
+    'trace_macs',
+    'weight_ranks',
+]

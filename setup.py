@@ -1,0 +1,44 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+README = ROOT / 'README.md'
+VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'cp_basicsr/__init__.py').read_text(encoding='utf-8'), re.M)[1]
+
+setup(
+    name='cp-basicsr',
+    version=VERSION,
+    description='ClassPruning for BasicSR: N:M-pruned subnets chosen for each image or tile by its difficulty',
+    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['cp_basicsr', 'cp_basicsr.*']),
+    package_data={'cp_basicsr': ['checkpoints/*']},
+    # 3.13 cannot build basicsr 1.4.2 (KeyError: '__version__' in its setup.py).
+    python_requires='>=3.10,<3.13',
+    install_requires=[
+        'basicsr==1.4.2',
+        # 2.5 is the first torch that loads the entry points below.
+        'torch>=2.5,<2.14',
+        'torchvision>=0.20,<0.29',
+        'timm>=1.0,<2',
+        'numpy>=1.26,<3',
+        # 2.0 ends scipy.ndimage.filters, which basicsr's NIQE imports.
+        'scipy>=1.11,<2',
+        'scikit-image>=0.22,<1',
+        'opencv-python>=4.8,<6',
+        'lmdb>=1.4',
+        'matplotlib>=3.8,<4',
+        'pyyaml>=6.0',
+        'tqdm>=4.60',
+        # basicsr imports distutils, which Python 3.12 takes from setuptools; from 70.1 on that needs no wheel package.
+        'setuptools>=70.1',
+    ],
+    extras_require={
+        # ruff's formatting differs from one minor version to the next.
+        'test': ['pytest>=7.4', 'hypothesis>=6.90', 'ruff>=0.17,<0.18'],
+    },
+    entry_points={'torch.backends': ['cp_basicsr = cp_basicsr.autoload:install']},
+)
