@@ -2,10 +2,13 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from conftest import Run
+
+Run = Callable[..., CompletedProcess]
 
 # MODEL_REGISTRY refuses a second registration, which would show as our RuntimeWarning.
 STRICT = ('-W', 'error::RuntimeWarning', '-c')

@@ -3,13 +3,16 @@
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
-from conftest import Run
 
 from cp_basicsr import compat
+
+Run = Callable[..., CompletedProcess]
 
 HIDE_DISTUTILS = """
 import sys

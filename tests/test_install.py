@@ -1,13 +1,16 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from subprocess import CompletedProcess
 from zipfile import ZipFile
 
 import pytest
-from conftest import Run
 from packaging.requirements import Requirement
+
+Run = Callable[..., CompletedProcess]
 
 
 @pytest.fixture(scope='module')
@@ -53,6 +56,17 @@ def test_constraints_lie_in_the_ranges_of_the_package(source: Path, described: m
     for item in pinned:
         (pin,) = item.specifier
         assert pin.operator == '==' and pin.version in ranges[item.name]
+
+
+def test_pip_settings_of_the_readme_command_pin_torch(run: Run, source: Path) -> None:
+    """Old and new pip name the file by different keys; the pin is refused a rival before anything is fetched."""
+    settings = {'PIP_CONFIG_FILE': '.ci/pip.conf', 'PIP_CONSTRAINT': None, 'PIP_BUILD_CONSTRAINT': None}
+    listed = run(sys.executable, '-m', 'pip', 'config', 'list', cwd=source, **settings).stdout
+    for key in ('constraint', 'build-constraint'):
+        assert f"global.{key}='.ci/constraints.txt'" in listed
+    command = ['install', '--dry-run', '--no-deps', '--no-index', 'torch==2.5.0']
+    result = run(sys.executable, '-m', 'pip', *command, cwd=source, code=1, **settings)
+    assert 'The user requested (constraint) torch==2.13.0' in result.stdout + result.stderr
 
 
 def test_our_own_build_needs_no_torch(source: Path) -> None:

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
-from conftest import Run
+
+Run = Callable[..., CompletedProcess]
 
 Write = Callable[[dict], Path]
 

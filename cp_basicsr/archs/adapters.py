@@ -18,8 +18,7 @@ from cp_basicsr.sparsity import PrunableLayer, WindowPlacement
 
 # Architectures that cannot be image-to-image supernets, and why.
 REFUSED = {
-    'StyleGAN2Generator': 'it generates from latent codes: there is no input image whose difficulty could be predicted',
-    'StyleGAN2GeneratorClean': 'it generates from latent codes: there is no input image whose difficulty could be predicted',
+    'StyleGAN2Generator': 'it generates from latent codes: there is no input image to predict a difficulty from',
     'DFDNet': 'it needs facial landmarks, a component dictionary and VGG weights besides the image, which a '
     'single-input network does not receive',
     'ClassPruningNet': 'it is a ClassPruning network already: name the architecture inside it',
@@ -95,13 +94,13 @@ def check_usable(base: nn.Module) -> None:
     """
     if any(getattr(module, 'use_checkpoint', False) for module in base.modules()):
         raise OptionError(
-            f'network_g.base.use_checkpoint of {type(base).__name__} is true: blocks would be computed a second time in the '
+            f'network_g.base.use_checkpoint of {type(base).__name__} is true: blocks would be computed again in the '
             'backward pass, without their level. Write `use_checkpoint: false`.'
         )
     deformable = [name for name, module in base.named_modules() if isinstance(module, ModulatedDeformConv)]
     if deformable and not torchvision.extension._has_ops():
         raise OptionError(
             f'{type(base).__name__} needs the compiled operator torchvision.ops.deform_conv2d ({deformable[0]}), but '
-            f'torchvision {torchvision.__version__} was built for another PyTorch than {torch.__version__}. Install the '
-            'torchvision build that belongs to it.'
+            f'torchvision {torchvision.__version__} was built for another PyTorch than {torch.__version__}. '
+            'Install the torchvision build that belongs to it.'
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,26 +57,43 @@ def restore(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Restored:
     Raises:
         BudgetError: no mix of levels meets the budget.
     """
-    shape = tuple(x.shape[1:])
-    table = net.macs(shape)
     if choice.level is not None:
         level = net.pattern.index(choice.level)
-        levels = torch.full((x.shape[0], 1, 1), level, dtype=torch.long)
-        image, spent = _run_uniform(net, x, level)
-        return Restored(image, levels, None, spent, table.dense * x.shape[0], image.shape[-1] // x.shape[-1])
+        return restore_by_map(net, x, torch.full((x.shape[0], 1, 1), level), None)
     tile = _usable_tile(net, x, choice)
-    levels = _choose(net, x, choice, tile)
     try:
-        image, spent = _run_levels(net, x, levels, tile)
+        restored = restore_by_map(net, x, choose_levels(net, x, choice), tile)
     except UnplacedLayerError as error:
         net.not_placeable = str(error)
         get_root_logger().warning(
-            f'{net.base_options["type"]} is routed by image, not by tile: the outputs of a layer cannot be placed on the '
-            f'image ({error}).'
+            f'{net.base_options["type"]} is routed by image, not by tile: the outputs of a layer cannot be placed on '
+            f'the image ({error}).'
         )
         return restore(net, x, choice)
-    spent += net.classifier_macs(shape, tile) * x.shape[0]
-    return Restored(image, levels, tile, spent, table.dense * x.shape[0], image.shape[-1] // x.shape[-1])
+    classifier = net.classifier_macs(x.shape[1:], tile) * x.shape[0]
+    return replace(restored, macs=restored.macs + classifier)
+
+
+def restore_by_map(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | None) -> Restored:
+    """Restore ``x`` along a given level map; no classifier runs and none is counted.
+
+    Args:
+        net, x: as in :func:`restore`.
+        levels: long ``[B, rows, columns]`` level indices, ``[B, 1, 1]`` for whole images.
+        tile: side of a tile in lq pixels; None for whole images.
+
+    Raises:
+        UnplacedLayerError: the outputs of a layer cannot be placed on the image.
+    """
+    held = levels.unique()
+    if len(held) == 1:
+        image, spent = _run_uniform(net, x, int(held))
+    elif tile is None:
+        image, spent = _run_groups(net, x, levels.flatten())
+    else:
+        image, spent = _run_tiles(net, x, levels, tile)
+    dense = net.macs(x.shape[1:]).dense * x.shape[0]
+    return Restored(image, levels, tile, spent, dense, image.shape[-1] // x.shape[-1])
 
 
 def _usable_tile(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> int | None:
@@ -91,8 +108,12 @@ def _usable_tile(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> int 
     return choice.tile
 
 
-def _choose(net: ClassPruningNet, x: Tensor, choice: RoutingChoice, tile: int | None) -> Tensor:
-    """Level map of each image: long ``[B, rows, columns]``."""
+def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Tensor:
+    """The classifier's and the policy's level map of each image: long ``[B, rows, columns]``.
+
+    Args and exceptions as in :func:`restore`; ``choice.level`` plays no part.
+    """
+    tile = _usable_tile(net, x, choice)
     shape = tuple(x.shape[1:])
     log_probs = net.predict(x, tile).detach().double().cpu()
     if choice.budget is None:
@@ -101,10 +122,14 @@ def _choose(net: ClassPruningNet, x: Tensor, choice: RoutingChoice, tile: int | 
     overhead = net.classifier_macs(shape, tile) / net.macs(shape).dense
     check_budget(choice.budget, costs, overhead)
     areas = _tile_areas(x, tile, log_probs.shape[-2:])
-    return torch.stack([
-        _choose_image(net, image.flatten(1).T, costs, choice, choice.budget - overhead, areas, tile).view(image.shape[1:])
-        for image in log_probs
-    ])
+    return torch.stack(
+        [
+            _choose_image(net, image.flatten(1).T, costs, choice, choice.budget - overhead, areas, tile).view(
+                image.shape[1:]
+            )
+            for image in log_probs
+        ]
+    )
 
 
 def _choose_image(
@@ -138,21 +163,16 @@ def _tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:
     return (rows[:, None] * columns[None]).flatten().double()
 
 
-def _run_levels(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | None) -> tuple[Tensor, int]:
-    """Output and MACs of the base network along a level map."""
-    held = levels.unique()
-    if len(held) == 1:
-        return _run_uniform(net, x, int(held))
-    table = net.macs(x.shape[1:])
-    if tile is None:
-        groups = groups_of(levels.flatten().to(x.device))
-        results = [(rows, *_run_uniform(net, x[rows], level)) for level, rows in groups]
-        image = merge_groups([(rows, output) for rows, output, _ in results], x.shape[0])
-        return image, sum(spent for *_, spent in results)
+def _run_tiles(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int) -> tuple[Tensor, int]:
     route = LevelMapRoute(TileGrid(levels.to(x.device), tile, x.shape[-2], x.shape[-1]))
     with routed(route):
         image = net.base(x)
-    return image, table.spent(route.positions, x.shape[0])
+    return image, net.macs(x.shape[1:]).spent(route.positions, x.shape[0])
+
+
+def _run_groups(net: ClassPruningNet, x: Tensor, levels: Tensor) -> tuple[Tensor, int]:
+    results = [(rows, *_run_uniform(net, x[rows], level)) for level, rows in groups_of(levels.to(x.device))]
+    return merge_groups([(rows, image) for rows, image, _ in results], x.shape[0]), sum(spent for *_, spent in results)
 
 
 def _run_uniform(net: ClassPruningNet, x: Tensor, level: int) -> tuple[Tensor, int]:

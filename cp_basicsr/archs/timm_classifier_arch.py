@@ -55,7 +55,9 @@ class TimmDifficultyClassifier(nn.Module):
 
     def _load(self, path: Path) -> None:
         if not path.is_file():
-            raise OptionError(f'network_g.classifier.checkpoint: no file {str(path)!r}. Nothing is downloaded; fetch it.')
+            raise OptionError(
+                f'network_g.classifier.checkpoint: no file {str(path)!r}. Nothing is downloaded; fetch it.'
+            )
         values = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
         own = self.net.state_dict()
         fitting = {key: value for key, value in values.items() if key in own and value.shape == own[key].shape}
@@ -73,7 +75,7 @@ class TimmDifficultyClassifier(nn.Module):
         """
         if tile is not None:
             raise OptionError(
-                f'TimmDifficultyClassifier predicts whole images, but val.tile.size is {tile}: write `tile: ~` under val.'
+                f'TimmDifficultyClassifier predicts whole images, but val.tile.size is {tile}: write `tile: ~` in val.'
             )
         if self.input_size is not None:
             x = F.interpolate(x, (self.input_size, self.input_size), mode='bilinear', antialias=True)

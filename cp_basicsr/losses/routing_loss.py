@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 

@@ -21,5 +21,7 @@ def calculate_macs(macs_share: float | None = None, **kwargs: Any) -> float:
         OptionError: the model does not count MACs.
     """
     if macs_share is None:
-        raise OptionError('val.metrics: calculate_macs needs `model_type: ClassPruningModel`; other models do not count.')
+        raise OptionError(
+            'val.metrics: calculate_macs needs `model_type: ClassPruningModel`; other models do not count.'
+        )
     return macs_share

@@ -30,7 +30,9 @@ def calibrate(net: ClassPruningNet, patches: Sequence[Tensor], tile: int | None)
     """
     net.eval()
     device = next(net.parameters()).device
-    scopes = {'image': None} | ({'tile': tile or DEFAULT_TILE} if net.classifier.by_tile and patches[0].dim() == 4 else {})
+    scopes: dict[str, int | None] = {'image': None}
+    if net.classifier.by_tile and patches[0].dim() == 4:
+        scopes['tile'] = tile or DEFAULT_TILE
     for scope, size in scopes.items():
         predictions = [net.predict(patch.to(device), size).double().cpu() for patch in patches]
         rows = torch.cat([prediction.flatten(2).transpose(1, 2).flatten(0, 1) for prediction in predictions])
@@ -61,6 +63,8 @@ def held_out_patches(options: TrainingOptions, opt: Mapping[str, Any], multiple:
         lq = dataset[index * len(dataset) // count]['lq'][None]
         height, width = (min(side, MAX_SIDE) // multiple * multiple for side in lq.shape[-2:])
         if not height or not width:
-            raise OptionError(f'train.calibration.dataset: image {index} is smaller than {multiple} x {multiple} pixels.')
+            raise OptionError(
+                f'train.calibration.dataset: image {index} is smaller than {multiple} x {multiple} pixels.'
+            )
         patches.append(lq[..., :height, :width])
     return patches

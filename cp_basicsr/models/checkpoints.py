@@ -38,7 +38,7 @@ def read_state_dict(path: str | Path, param_key: str | None = 'params') -> dict[
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f'{path} holds no network weights under {param_key!r}, \'params\' or at its root.')
+        raise CheckpointError(f"{path} holds no network weights under {param_key!r}, 'params' or at its root.")
     return {key.removeprefix('module.'): value for key, value in content.items()}
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
+from cp_basicsr.archs.restoring import choose_levels, restore_by_map
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
@@ -52,8 +53,8 @@ class ClassPruningModel(ValidationMixin, SRModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt['network_g'].get('type') != 'ClassPruningNet':
             raise OptionError(
-                f'network_g.type is {opt["network_g"].get("type")!r}; ClassPruningModel needs ClassPruningNet, with the '
-                'architecture under network_g.base.'
+                f'network_g.type is {opt["network_g"].get("type")!r}; ClassPruningModel needs ClassPruningNet, with '
+                'the architecture under network_g.base.'
             )
         if opt['num_gpu'] != 0 and not torch.cuda.is_available():
             raise OptionError(f'num_gpu is {opt["num_gpu"]}, but PyTorch finds no CUDA device; write `num_gpu: auto`.')
@@ -102,8 +103,8 @@ class ClassPruningModel(ValidationMixin, SRModel):
         self._trainable = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
         if self.net.weights == 'per_level' and not self.opt['path'].get('pretrain_network_g'):
             get_root_logger().warning(
-                'network_g.sparsity.weights is per_level without path.pretrain_network_g: the dense level is never trained, '
-                'so it stays random. Give a checkpoint of the base network, or use `weights: shared`.'
+                'network_g.sparsity.weights is per_level without path.pretrain_network_g: the dense level is never '
+                'trained, so it stays random. Give a checkpoint of the base network, or use `weights: shared`.'
             )
         self.criteria = {
             block.removesuffix('_opt'): build_loss(train_opt[block]).to(self.device)
@@ -141,8 +142,8 @@ class ClassPruningModel(ValidationMixin, SRModel):
         super().setup_schedulers()
         self.opt['train'] = run_options
         get_root_logger().info(
-            f'Stage {stage.name}: iterations {stage.first} to {stage.last}, {sum(p.numel() for p in learning):,d} parameters '
-            f'learn with {dict(stage.optim_g)} and {dict(stage.scheduler)}.'
+            f'Stage {stage.name}: iterations {stage.first} to {stage.last}, {sum(p.numel() for p in learning):,d} '
+            f'parameters learn with {dict(stage.optim_g)} and {dict(stage.scheduler)}.'
         )
 
     def _learns(self, name: str, stage: str) -> bool:
@@ -203,8 +204,8 @@ class ClassPruningModel(ValidationMixin, SRModel):
     def _require_finite(self, value: Tensor, what: str, current_iter: int) -> None:
         if not torch.isfinite(value).all():
             raise NonFiniteError(
-                f'Iteration {current_iter} ({self.stage.name} stage): {what} is {float(value.detach())}. The weights were not '
-                f'touched, and the last checkpoint in {self.opt["path"].get("models", "experiments")} is good. Lower '
+                f'Iteration {current_iter} ({self.stage.name} stage): {what} is {float(value.detach())}. The weights were '
+                f'not touched, and the last checkpoint in {self.opt["path"].get("models", "experiments")} is good. Lower '
                 'train.optim_g.lr or set train.grad_clip_norm, look for broken images, and resume with --auto_resume.'
             )
 
@@ -247,19 +248,32 @@ class ClassPruningModel(ValidationMixin, SRModel):
 
     # Testing.
 
-    def test(self) -> None:
-        """Restore ``self.lq``, padded to what the network needs (SwinIR's windows) by reflection as SwinIRModel does."""
-        net = self.test_net
-        height, width = self.lq.shape[-2:]
-        pad_h, pad_w = -height % net.multiple, -width % net.multiple
-        net.eval()
-        with torch.no_grad():
-            self.restored = net.restore(_pad(self.lq, pad_h, pad_w), self.choice_now())
+    @torch.no_grad()
+    def test(self, levels: Tensor | None = None) -> None:
+        """Restore ``self.lq``, padded to what the network needs (SwinIR's windows) by reflection as SwinIRModel does.
+
+        Args:
+            levels: long ``[1, rows, columns]``, a level map to follow instead of the classifier's; None routes.
+        """
+        net = self.test_net.eval()
+        lq = self._padded_lq()
+        self.restored = (
+            net.restore(lq, self.choice_now()) if levels is None else restore_by_map(net, lq, levels, self.choice.tile)
+        )
         if self.is_train:
             self._set_modes()
-        image = self.restored.image
-        scale = image.shape[-1] // (width + pad_w)
-        self.output = image[..., : image.shape[-2] - pad_h * scale, : image.shape[-1] - pad_w * scale]
+        height, width = (side * self.restored.scale for side in self.lq.shape[-2:])
+        self.output = self.restored.image[..., :height, :width]
+
+    @torch.no_grad()
+    def route_levels(self) -> Tensor:
+        """The level map that :meth:`test` would follow, without restoring."""
+        return choose_levels(self.test_net.eval(), self._padded_lq(), self.choice_now())
+
+    def _padded_lq(self) -> Tensor:
+        multiple = self.net.multiple
+        height, width = self.lq.shape[-2:]
+        return _pad(self.lq, -height % multiple, -width % multiple)
 
     # Checkpoints.
 
@@ -314,7 +328,7 @@ class ClassPruningModel(ValidationMixin, SRModel):
         if resume_state.get('stage', stage.name) != stage.name:
             raise CheckpointError(
                 f'The state of iteration {resume_state["iter"]} was saved in stage {resume_state["stage"]!r}, but with '
-                f'train.stages of this option file it belongs to {stage.name!r}. Restore the stages it was trained with.'
+                f'train.stages of this option file it belongs to {stage.name!r}. Restore the stages of its training.'
             )
         self._enter_stage(stage)
         super().resume_training(resume_state)

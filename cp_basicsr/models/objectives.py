@@ -117,7 +117,7 @@ class Objectives:
         }
 
     def _budget(self, costs: Tensor) -> float:
-        """The budget of the run: the budget loss's target, else the middle between the sparsest and the densest level."""
+        """The budget of the run: the budget loss's target, else the mean cost of the levels."""
         target = getattr(self.model.criteria.get('budget'), 'target', None)
         return float(costs.mean()) if target is None else target
 

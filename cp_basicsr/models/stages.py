@@ -75,7 +75,9 @@ def _read(train: Mapping[str, Any]) -> list[Stage]:
         entry = check_keys(entry, ['name', 'iters', 'optim_g', 'scheduler'], where)
         name = check_choice(entry.get('name'), STAGE_NAMES, f'{where}.name')
         if stages and STAGE_NAMES.index(name) <= STAGE_NAMES.index(stages[-1].name):
-            raise OptionError(f'{where}.name is {name!r} after {stages[-1].name!r}; the order is {", ".join(STAGE_NAMES)}.')
+            raise OptionError(
+                f'{where}.name is {name!r} after {stages[-1].name!r}; the order is {", ".join(STAGE_NAMES)}.'
+            )
         iters = entry.get('iters')
         if isinstance(iters, bool) or not isinstance(iters, int) or iters < 1:
             raise OptionError(f'{where}.iters is {iters!r}; allowed: a positive integer.')
@@ -104,4 +106,6 @@ def _scheduler(name: str, iters: int, entry: Mapping[str, Any], train: Mapping[s
     Annealing to zero gave the last 0.9 dB of a 2:4 run in our trials.
     """
     given = entry.get('scheduler') or (train.get('scheduler') if name == 'supernet' else None)
-    return dict(given or {'type': 'CosineAnnealingRestartLR', 'periods': [iters], 'restart_weights': [1], 'eta_min': FINAL_LR})
+    return dict(
+        given or {'type': 'CosineAnnealingRestartLR', 'periods': [iters], 'restart_weights': [1], 'eta_min': FINAL_LR}
+    )

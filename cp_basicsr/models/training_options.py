@@ -72,7 +72,9 @@ class TrainingOptions:
 
 def _ramp(value: Any, where: str) -> tuple[float, float]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise OptionError(f'{where} is {value!r}; write the start and end of the ramp as shares of the stage: [0.0, 0.2].')
+        raise OptionError(
+            f'{where} is {value!r}; write the start and end of the ramp as shares of the stage: [0.0, 0.2].'
+        )
     start, end = (check_number(part, where, 0, 1) for part in value)
     if end < start:
         raise OptionError(f'{where} is {value!r}; it ends before it starts.')

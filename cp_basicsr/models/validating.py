@@ -53,8 +53,9 @@ class ValidationMixin:
         return self._forced_choice or self.choice
 
     @contextmanager
-    def _forced(self, level: int) -> Iterator[None]:
-        self._forced_choice = replace(self.choice, budget=None, level=level)
+    def using(self, choice: RoutingChoice) -> Iterator[None]:
+        """Choose levels in another way within this block."""
+        self._forced_choice = choice
         try:
             yield
         finally:
@@ -65,7 +66,7 @@ class ValidationMixin:
         name = dataloader.dataset.opt['name']
         if self.is_train and self.stage.name == 'supernet' and self.choice.level is None:
             for level in range(len(self.net.levels)):
-                with self._forced(level):
+                with self.using(replace(self.choice, budget=None, level=level)):
                     label = f'{name}/level{level}'
                     self._validate(dataloader, label, current_iter, tb_logger, save_img, suffix=f'level{level}')
         else:
@@ -89,18 +90,22 @@ class ValidationMixin:
             self.feed_data(data)
             self.test()
             usage.add(self.restored)
-            images = self._current_images(stem)
+            images = self.current_images(stem)
             for metric, options in metrics.items():
                 sums[metric] += calculate_metric(images | {'macs_share': self.restored.macs_share}, options)
             if save_img:
                 imwrite(images['img'], self._image_path(name.split('/')[0], stem, current_iter, suffix))
             if tb_logger and index < PICTURES and self.restored.tile:
                 picture = draw_level_map(images['img'], self.restored, self.net.pattern)
-                tb_logger.add_image(f'level_map/{name}/{stem}', picture[..., ::-1].copy(), current_iter, dataformats='HWC')
+                tb_logger.add_image(
+                    f'level_map/{name}/{stem}', picture[..., ::-1].copy(), current_iter, dataformats='HWC'
+                )
             self._forget_images()
-        self._log(name, {metric: total / len(dataloader) for metric, total in sums.items()}, usage, current_iter, tb_logger)
+        self._log(
+            name, {metric: total / len(dataloader) for metric, total in sums.items()}, usage, current_iter, tb_logger
+        )
 
-    def _current_images(self, stem: str) -> dict[str, Any]:
+    def current_images(self, stem: str) -> dict[str, Any]:
         """Restored image and ground truth as BasicSR's metrics take them: uint8, BGR or gray.
 
         Raises:
@@ -112,8 +117,8 @@ class ValidationMixin:
             images['img2'] = tensor2img([visuals['gt']])
             if images['img'].shape != images['img2'].shape:
                 raise OptionError(
-                    f'Image {stem}: the restored image is {images["img"].shape}, its ground truth {images["img2"].shape} '
-                    '(height, width, channels). gt must be lq times `scale`, with the channels that the network gives.'
+                    f'Image {stem}: the restored image is {images["img"].shape}, its ground truth '
+                    f'{images["img2"].shape} (height, width, channels). gt must be lq times `scale`, with the channels that the network gives.'
                 )
         return images
 
@@ -132,9 +137,7 @@ class ValidationMixin:
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
 
-    def _log(
-        self, name: str, results: Mapping[str, float], usage: _Usage, current_iter: int, tb_logger: Any
-    ) -> None:
+    def _log(self, name: str, results: Mapping[str, float], usage: _Usage, current_iter: int, tb_logger: Any) -> None:
         """Quality in SRModel's words, then MACs and level usage."""
         self.metric_results = dict(results)
         if results:
@@ -145,7 +148,9 @@ class ValidationMixin:
         levels = ', '.join(
             f'level {k} ({self.net.pattern.label(k)}) {100 * share:.1f} %' for k, share in enumerate(usage.shares)
         )
-        get_root_logger().info(f'Level usage {name}\n\t # MACs: {100 * usage.macs_share:.2f} % of dense\n\t # tiles: {levels}\n')
+        get_root_logger().info(
+            f'Level usage {name}\n\t # MACs: {100 * usage.macs_share:.2f} % of dense\n\t # tiles: {levels}\n'
+        )
         if tb_logger:
             tb_logger.add_scalar(f'metrics/{name}/macs_share', usage.macs_share, current_iter)
             for level, share in enumerate(usage.shares):

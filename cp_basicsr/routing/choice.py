@@ -46,7 +46,9 @@ class RoutingChoice:
         if budget is not None:
             budget = check_number(budget, f'{where}.budget', 0, 2)
         if level is not None and (isinstance(level, bool) or not isinstance(level, int)):
-            raise OptionError(f'{where}.level is {level!r}; allowed: the index of a level, 0 the sparsest, -1 the densest.')
+            raise OptionError(
+                f'{where}.level is {level!r}; allowed: the index of a level, 0 the sparsest, -1 the densest.'
+            )
         if tolerance is not None:
             tolerance = check_number(tolerance, f'{where}.budget_tolerance', 0, 1)
         return cls(budget, level, read_tile(val.get('tile', {'size': DEFAULT_TILE}), f'{where}.tile'), tolerance)

@@ -53,6 +53,13 @@ def _legend(width: int, levels: np.ndarray, pattern: NMPattern, tints: np.ndarra
         text = f'{pattern.label(k)} {100 * shares[k]:.0f}%'
         dark = int(tints[k].astype(int).sum()) > 380
         cv2.putText(
-            strip, text, (left + 4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0,) * 3 if dark else (255,) * 3, 1, cv2.LINE_AA
+            strip,
+            text,
+            (left + 4, 17),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.45,
+            (0,) * 3 if dark else (255,) * 3,
+            1,
+            cv2.LINE_AA,
         )
     return strip

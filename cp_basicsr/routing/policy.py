@@ -1,8 +1,8 @@
 """The policy: one scalar, the price of a MAC, turns class predictions into levels.
 
-A tile takes ``argmax_k (log P_k - price * c_k)``. With the classifier trained towards ``softmax((eta*PSNR_k - cost_k)/tau)``
-its log-probabilities are utilities up to a constant, so another price is another point of the same trade. The spent share
-of the dense MACs never grows with the price; price 0 is plain argmax.
+A tile takes ``argmax_k (log P_k - price * c_k)``. With the classifier trained towards
+``softmax((eta*PSNR_k - cost_k)/tau)`` its log-probabilities are utilities up to a constant, so another price is another
+point of the same trade. The spent share of the dense MACs never grows with the price; price 0 is plain argmax.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def fit_price(log_probs: Tensor, costs: Tensor, budget: float, areas: Tensor | N
 def levels_for_budget(log_probs: Tensor, costs: Tensor, budget: float, areas: Tensor | None = None) -> Tensor:
     """Levels that meet a budget on these very tiles, to within one tile.
 
-    Tiles with equal predictions (a flat sky) change level at one price; of those the first in raster order are given the
-    denser level until the budget is used up.
+    Tiles with equal predictions (a flat sky) change level at one price; of those the first in raster order are given
+    the denser level until the budget is used up.
 
     Args and units as in :func:`fit_price`.
 
@@ -103,6 +103,6 @@ def check_budget(budget: float, costs: Tensor, overhead: float, where: str = 'va
     if not lowest <= budget <= highest:
         raise BudgetError(
             f'{where} is {budget}, outside what the levels allow: {lowest:.3f} (every tile at the sparsest level) to '
-            f'{highest:.3f} (every tile dense), classifier included. Choose a budget in this range, or add sparser levels '
-            'to network_g.sparsity.levels and train again.'
+            f'{highest:.3f} (every tile dense), classifier included. Choose a budget in this range, or add sparser '
+            'levels to network_g.sparsity.levels and train again.'
         )

@@ -81,7 +81,8 @@ def convert(
     if not report.prunable:
         reasons = '; '.join(f'{name}: {why}' for name, why in list(report.left_dense.items())[:5])
         raise PatternError(
-            f'{type(net).__name__} has no layer that N:M sparsity with m = {pattern.m} could prune ({reasons or "no layers"}).'
+            f'{type(net).__name__} has no layer that N:M sparsity with m = {pattern.m} could '
+            f'prune ({reasons or "no layers"}).'
         )
     return report
 

@@ -52,7 +52,7 @@ class NMPattern:
         if self.levels[-1] != self.m:
             raise PatternError(
                 f'{self.where}.levels is {list(self.levels)}; the last level is the base network itself and keeps all '
-                f'{self.m} of {self.m}: write {[*self.levels, self.m]} (one level is chosen at test time with val.level).'
+                f'{self.m} of {self.m}: write {[*self.levels, self.m]} (val.level chooses one at test time).'
             )
 
     @property

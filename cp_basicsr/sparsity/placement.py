@@ -109,14 +109,14 @@ class ImagePlacement(Placement):
 
 def _spans(height: int, width: int, grid: TileGrid) -> bool:
     """Whether a map has the image's size times s or, rounded either way, divided by s."""
-    if height >= grid.height:
+    if height >= grid.height and width >= grid.width:
         ratio = height // grid.height
         return (height, width) == (grid.height * ratio, grid.width * ratio)
     # Several ratios fit a small side (9 rows are 3 rows at ratio 3 and, twice halved, at ratio 4): both sides decide.
     return any(
         height in (grid.height // ratio, -(-grid.height // ratio))
         and width in (grid.width // ratio, -(-grid.width // ratio))
-        for ratio in range(2, grid.height // height + 2)
+        for ratio in range(2, max(grid.height, grid.width) + 1)
     )
 
 

@@ -1,7 +1,7 @@
 """Routes: which level each prunable layer runs at while a supernet computes.
 
-A route is active within ``with routed(route):`` in the calling thread only (a context variable), so two networks may run
-from two threads. It also counts what ran, for the MACs.
+A route is active within ``with routed(route):`` in the calling thread only (a context variable), so two networks may
+run from two threads. It also counts what ran, for the MACs.
 """
 
 from __future__ import annotations

@@ -70,13 +70,19 @@ def test_conv3d_at_a_level_is_the_convolution_with_masked_weights():
         torch.testing.assert_close(at(net, level, x), expected)
 
 
-@pytest.mark.parametrize('layer', [nn.Conv2d(6, 4, 3, padding=1), nn.Linear(6, 4), nn.Conv3d(6, 4, 3, padding=1)])
+@pytest.mark.parametrize(
+    ('kind', 'options', 'shape'),
+    [
+        (nn.Conv2d, (6, 4, 3), (2, 6, 7, 5)),
+        (nn.Conv3d, (6, 4, 3), (1, 6, 3, 4, 5)),
+        (nn.Linear, (6, 4), (2, 7, 6)),
+    ],
+)
 @pytest.mark.parametrize('weights', ['shared', 'per_level'])
-def test_without_a_route_and_at_the_densest_level_the_layer_is_the_plain_one_bit_for_bit(layer, weights):
-    shapes = {nn.Conv2d: (2, 6, 7, 5), nn.Linear: (2, 7, 6), nn.Conv3d: (1, 6, 3, 4, 5)}
-    x = torch.randn(shapes.get(type(layer)) or shapes[type(layer).__mro__[2]])
+def test_without_a_route_and_at_the_densest_level_the_layer_is_the_plain_one_bit_for_bit(kind, options, shape, weights):
+    layer, x = kind(*options), torch.randn(shape)
     plain = layer(x)
-    net = supernet(layer, weights=weights) if type(layer) in shapes else nn.Sequential(layer)
+    net = supernet(layer, weights=weights)
     assert torch.equal(net(x), plain)
     assert torch.equal(at(net, 2, x), plain)
     assert torch.equal(at(net, -1, x), plain)

@@ -1,0 +1,1 @@
+"""Commands: ``python -m cp_basicsr.tools.X``."""
