@@ -29,7 +29,7 @@ BUDGETS = (0.75, 0.5, 0.35)
 SHORT_FACTOR = 10
 DATA = Path('datasets/demo')
 RESULTS = Path('results/demo')
-ITERATION = re.compile(r'iter:\s*([\d,]+)')
+ITERATION = re.compile(r'epoch:.*?iter:\s*([\d,]+)')
 
 
 class DemoError(RuntimeError):
@@ -100,7 +100,7 @@ def _run(command: str, options: Path, iterations: int) -> None:
     """
     log_file = RESULTS / f'{command}.log'
     call = [sys.executable, '-m', f'cp_basicsr.{command}', '-opt', str(options)]
-    with log_file.open('w') as log, tqdm(total=iterations, unit='it') as progress:
+    with log_file.open('w', buffering=1) as log, tqdm(total=iterations, unit='it') as progress:
         process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for line in process.stdout:
             log.write(line)

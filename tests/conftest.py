@@ -1,7 +1,8 @@
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,35 @@ def run() -> Run:
     return run_command
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one thread during the test: tiny networks run slower on more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """What BasicSR's logger says during the test: one string for each entry, its level first."""
+    entries: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            entries.append(f'{record.levelname} {record.getMessage()}')
+
+    handler, logger = Collect(), logging.getLogger('basicsr')
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield entries
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
 @pytest.fixture(scope='session')
 def source() -> Path:
     """The folder of setup.py."""
@@ -45,7 +75,12 @@ def wheel(source: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> P
     """The wheel of this source tree, built from a copy of it that has one checkpoint more."""
     folder = tmp_path_factory.mktemp('wheel')
     copy = folder / 'source'
-    for path in [*source.glob('*.*'), *source.glob('LICENSE'), *source.glob('cp_basicsr/**/*')]:
+    for path in [
+        *source.glob('*.*'),
+        *source.glob('LICENSE'),
+        *source.glob('cp_basicsr/**/*'),
+        *source.glob('options/*'),
+    ]:
         if path.is_file() and path.suffix != '.pyc':
             target = copy / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cp_basicsr.archs  # noqa: F401
@@ -29,7 +29,6 @@ class Case:
     shape: tuple[int, ...] = (3, 8, 12)
     scale: int = 1
     needs_deform: bool = False
-    tags: set[str] = field(default_factory=set)
 
     def net(self, **sparsity: Any) -> ClassPruningNet:
         """A new network, seeded."""
@@ -91,7 +90,7 @@ WHOLE_CASES = {
         {'type': 'EDVR', 'num_feat': 8, 'num_frame': 5, 'num_extract_block': 1, 'num_reconstruct_block': 1},
         (5, 3, 8, 8), 4, True,
     ),
-    'IconVSR': Case({'type': 'IconVSR', 'keyframe_stride': 2, **_VIDEO}, (3, 3, 64, 64), 4, True),
+    'IconVSR': Case({'type': 'IconVSR', 'keyframe_stride': 4, **_VIDEO}, (5, 3, 64, 64), 4, True),
 }  # fmt: skip
 
 

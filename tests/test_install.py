@@ -35,9 +35,9 @@ assert MODEL_REGISTRY.get('ClassPruningModel') is cp_basicsr.ClassPruningModel
     run(clean_python, '-W', 'error::RuntimeWarning', '-c', code, cwd=tmp_path)
 
 
-def test_wheel_holds_checkpoints_and_license_and_no_tests(wheel: Path) -> None:
+def test_wheel_holds_checkpoints_options_and_license_and_no_tests(wheel: Path) -> None:
     names = ZipFile(wheel).namelist()
-    assert 'cp_basicsr/checkpoints/for_test.pth' in names
+    assert {'cp_basicsr/checkpoints/for_test.pth', 'cp_basicsr/options_installed/demo_cp_swinir.yml'} <= set(names)
     assert any(name.endswith('/LICENSE') for name in names)
     assert {name.partition('/')[0] for name in names if '.dist-info' not in name} == {'cp_basicsr'}
 

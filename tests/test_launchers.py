@@ -33,7 +33,7 @@ def test_literal_basicsr_scripts_train_resume_and_test(
     longer = ['--auto_resume', '--force_yml', 'train:total_iter=6']
     result = run(*strict, 'basicsr/train.py', '-opt', path, *longer, cwd=checkout, PYTHONPATH=str(checkout))
     assert 'Resuming training from epoch: 0, iter: 2.' in result.stdout + result.stderr
-    assert torch.load(states / '6.state')['iter'] == 6
+    assert torch.load(states / '6.state', weights_only=True)['iter'] == 6
 
     plain_options['path']['pretrain_network_g'] = str(checkout / 'experiments/plain/models/net_g_latest.pth')
     plain_options['datasets'] = {'test_1': plain_options['datasets']['val']}
@@ -60,7 +60,7 @@ def test_our_launchers_distributed_without_cuda_and_entry_points(
     assert 'world_size: 2' in result.stdout + result.stderr
     assert {folder.name for folder in here.iterdir()} == {'experiments', 'tb_logger'}
     weights = here / 'experiments/plain/models/net_g_latest.pth'
-    assert set(torch.load(weights)) == {'params', 'params_ema'}
+    assert set(torch.load(weights, weights_only=True)) == {'params', 'params_ema'}
 
     plain_options['path']['pretrain_network_g'] = str(weights)
     plain_options['datasets'] = {'test_1': plain_options['datasets']['val']}

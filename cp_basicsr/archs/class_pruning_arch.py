@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cp_basicsr.options import OptionError, check_keys, nearest
 from cp_basicsr.routing import Calibration
-from cp_basicsr.routing.choice import RoutingChoice
+from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
 from cp_basicsr.sparsity import MacTable, NMPattern, UniformRoute, bake_state_dict, convert, routed, trace_macs
 
 from .adapters import LAYER_ADAPTERS, REFUSED, check_usable, required_multiple, set_placements
@@ -35,7 +35,7 @@ class ClassPruningNet(nn.Module):
 
     Attributes:
         base: the supernet; its parameters keep their native names.
-        choice: how ``net(x)`` chooses levels (:class:`RoutingChoice`).
+        choice: how ``net(x)`` chooses levels; None: at the budget and tile it was trained for.
 
     Raises:
         OptionError: an option is unknown or wrong, or the architecture cannot be used.
@@ -62,8 +62,8 @@ class ClassPruningNet(nn.Module):
         self.in_channels = _in_channels(self.base, self.base_options)
         options = _block(classifier or {}, 'network_g.classifier', 'type: DifficultyClassifier')
         self.classifier = _build_classifier(options, len(self.levels), self.in_channels)
-        self.calibration = Calibration()
-        self.choice = RoutingChoice() if self.classifier.by_tile else RoutingChoice(tile=None)
+        self.calibration = Calibration(DEFAULT_TILE if self.classifier.by_tile else None)
+        self.choice: RoutingChoice | None = None
         self.not_placeable: str | None = None
         self._mac_tables: dict[tuple[int, ...], MacTable] = {}
 
@@ -115,7 +115,7 @@ class ClassPruningNet(nn.Module):
     def restore(self, x: Tensor, choice: RoutingChoice | None = None) -> Restored:
         """Restore a batch and say what was spent; see :func:`cp_basicsr.archs.restoring.restore`."""
         self._check_input(x)
-        return restore(self, x, choice or self.choice)
+        return restore(self, x, choice or self.choice or self.calibration.trained_choice())
 
     def predict(self, x: Tensor, tile: int | None) -> Tensor:
         """Log-probabilities of the levels ``[B, L, rows, columns]``; frames of a video are averaged."""

@@ -100,12 +100,17 @@ def _usable_tile(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> int 
     """The tile asked for, or None where the network can only be routed by image."""
     if choice.tile is None or x.dim() == 5 or net.not_placeable:
         return None
+    check_by_tile(net, choice.tile)
+    return choice.tile
+
+
+def check_by_tile(net: ClassPruningNet, tile: int) -> None:
+    """Raise an OptionError if the classifier predicts whole images only."""
     if not net.classifier.by_tile:
         raise OptionError(
-            f'{type(net.classifier).__name__} predicts whole images, but val.tile asks for tiles of {choice.tile}: '
+            f'{type(net.classifier).__name__} predicts whole images, but val.tile asks for tiles of {tile}: '
             'write `tile: ~` under val.'
         )
-    return choice.tile
 
 
 def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Tensor:

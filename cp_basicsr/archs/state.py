@@ -102,5 +102,5 @@ def _check_names(net: ClassPruningNet, state_dict: Mapping[str, Tensor]) -> None
     if problems:
         raise CheckpointError(
             f'The checkpoint does not fit {net.base_options["type"]} as network_g.base describes it '
-            f'({"; ".join(problems)}). Check network_g.base against the option file that the checkpoint was trained with.'
+            f'({"; ".join(problems)}). Check network_g.base against the option file of its training.'
         )

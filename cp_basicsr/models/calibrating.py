@@ -20,15 +20,18 @@ MAX_SIDE = 512  # lq pixels of an image that are looked at; more only takes time
 
 
 @torch.no_grad()
-def calibrate(net: ClassPruningNet, patches: Sequence[Tensor], tile: int | None) -> None:
-    """Fit ``net.calibration``: the price for each budget, by tile and for whole images.
+def calibrate(net: ClassPruningNet, patches: Sequence[Tensor], budget: float | None, tile: int | None) -> None:
+    """Fit ``net.calibration``: the price for each budget, by tile and for whole images, and what it was trained for.
 
     Args:
         net: the network; left in eval mode.
         patches: from :func:`held_out_patches`.
+        budget: what the network was trained for, share of the dense MACs; None when no budget was.
         tile: side of a tile in lq pixels, None when only whole images are routed.
     """
     net.eval()
+    net.calibration.budget.fill_(float('nan') if budget is None else budget)
+    net.calibration.tile.fill_(tile or 0)
     device = next(net.parameters()).device
     scopes: dict[str, int | None] = {'image': None}
     if net.classifier.by_tile and patches[0].dim() == 4:
@@ -54,7 +57,8 @@ def held_out_patches(options: TrainingOptions, opt: Mapping[str, Any], multiple:
     if block is None:
         block = opt['datasets']['train']
         get_root_logger().warning(
-            'train.calibration.dataset is not given: budgets are calibrated on training images and may be met less well.'
+            'train.calibration.dataset is not given: budgets are calibrated on training images, and may '
+            'be met less well.'
         )
     dataset = build_dataset({'name': 'calibration', 'scale': opt.get('scale', 1), **block, 'phase': 'val'})
     count = min(len(dataset), options.calibration_images)

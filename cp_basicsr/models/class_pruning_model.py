@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
-from cp_basicsr.archs.restoring import choose_levels, restore_by_map
+from cp_basicsr.archs.restoring import check_by_tile, choose_levels, restore_by_map
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
@@ -29,12 +28,11 @@ from cp_basicsr.sparsity import refresh_ranks
 from .calibrating import calibrate, held_out_patches
 from .checkpoints import read_state_dict, write_atomically
 from .collapse import CollapseWatch
+from .criteria import build_criteria
 from .objectives import Objectives
 from .stages import Stage
 from .training_options import TrainingOptions
 from .validating import ValidationMixin
-
-LOSS_BLOCKS = ('oracle_opt', 'budget_opt', 'confidence_opt')
 
 
 class NonFiniteError(FloatingPointError):
@@ -63,9 +61,22 @@ class ClassPruningModel(ValidationMixin, SRModel):
         if opt['is_train']:
             self.training_options = TrainingOptions.read(opt['train'])
         super().__init__(opt)
+        self._check_choice()
         for net in self._nets():
             net.choice = self.choice
         log_conversion(self.net)
+
+    def _check_choice(self) -> None:
+        """Refuse now what the first validation of the network could not do.
+
+        Raises:
+            OptionError: ``val.tile`` asks for tiles of a classifier that predicts whole images.
+            PatternError: ``val.level`` does not exist.
+        """
+        if self.choice.level is not None:
+            self.net.pattern.index(self.choice.level)
+        elif self.choice.tile is not None:
+            check_by_tile(self.net, self.choice.tile)
 
     # Networks.
 
@@ -83,12 +94,14 @@ class ClassPruningModel(ValidationMixin, SRModel):
         return [self.net] + ([self.net_g_ema] if hasattr(self, 'net_g_ema') else [])
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As BaseModel's; ranks and curves are equal in all processes by construction and are not broadcast."""
+        """As BaseModel's, without broadcasting buffers at every step: all processes refresh their ranks alike."""
         net = net.to(self.device)
         if not self.opt['dist']:
             return super().model_to_device(net)
         if not any(parameter.requires_grad for parameter in net.parameters()):
             return net
+        for buffer in net.buffers():  # ranks of the first process's weights, which the wrapper gives to all
+            torch.distributed.broadcast(buffer, src=0)
         return DistributedDataParallel(
             net,
             device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
@@ -99,18 +112,18 @@ class ClassPruningModel(ValidationMixin, SRModel):
     # Setting up.
 
     def init_training_settings(self) -> None:
-        train_opt = self.opt['train']
+        if self.opt['dist']:  # without manual_seed in the option file BasicSR draws another one in each process
+            seed = torch.tensor(self.opt['manual_seed'], device=self.device)
+            torch.distributed.broadcast(seed, src=0)
+            self.opt['manual_seed'] = int(seed)
         self._trainable = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
         if self.net.weights == 'per_level' and not self.opt['path'].get('pretrain_network_g'):
             get_root_logger().warning(
                 'network_g.sparsity.weights is per_level without path.pretrain_network_g: the dense level is never '
                 'trained, so it stays random. Give a checkpoint of the base network, or use `weights: shared`.'
             )
-        self.criteria = {
-            block.removesuffix('_opt'): build_loss(train_opt[block]).to(self.device)
-            for block in LOSS_BLOCKS
-            if train_opt.get(block)
-        }
+        criteria = build_criteria(self.opt['train'], self.training_options.plan)
+        self.criteria = {name: loss.to(self.device) for name, loss in criteria.items()}
         self.stage: Stage | None = None
         self._held_out: list[Tensor] | None = None
         self._budgets_checked = False
@@ -119,6 +132,15 @@ class ClassPruningModel(ValidationMixin, SRModel):
         self.collapse = CollapseWatch()
 
     def setup_optimizers(self) -> None:
+        """Every stage's optimiser and scheduler are tried, so that a wrong option stops the run now and not in days."""
+        for stage in self.training_options.plan.stages:
+            try:
+                self._start_learning(stage, [nn.Parameter(torch.zeros(1))])
+            except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+                raise OptionError(
+                    f'Stage {stage.name}: {error} (optim_g is {dict(stage.optim_g)}, scheduler is '
+                    f'{dict(stage.scheduler)}; from train and train.stages).'
+                ) from error
         self._enter_stage(self.training_options.plan.at(1))
 
     def setup_schedulers(self) -> None:
@@ -134,17 +156,23 @@ class ClassPruningModel(ValidationMixin, SRModel):
             parameter.requires_grad_(name in self._trainable and self._learns(name, stage.name))
         self.net_g = self.model_to_device(net)
         self._set_modes()
-        options = dict(stage.optim_g)
         learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        self.optimizer_g = self.get_optimizer(options.pop('type'), learning, **options)
-        self.optimizers, self.schedulers = [self.optimizer_g], []
-        run_options, self.opt['train'] = self.opt['train'], {'scheduler': dict(stage.scheduler)}
-        super().setup_schedulers()
-        self.opt['train'] = run_options
+        self._start_learning(stage, learning)
         get_root_logger().info(
             f'Stage {stage.name}: iterations {stage.first} to {stage.last}, {sum(p.numel() for p in learning):,d} '
             f'parameters learn with {dict(stage.optim_g)} and {dict(stage.scheduler)}.'
         )
+
+    def _start_learning(self, stage: Stage, learning: list[nn.Parameter]) -> None:
+        """Make the stage's optimiser and scheduler for these parameters."""
+        options = dict(stage.optim_g)
+        self.optimizer_g = self.get_optimizer(options.pop('type'), learning, **options)
+        self.optimizers, self.schedulers = [self.optimizer_g], []
+        run_options, self.opt['train'] = self.opt['train'], {'scheduler': dict(stage.scheduler)}
+        try:
+            super().setup_schedulers()
+        finally:
+            self.opt['train'] = run_options
 
     def _learns(self, name: str, stage: str) -> bool:
         """Whether a parameter learns in a stage. With ``per_level`` the base's own values never do."""
@@ -159,6 +187,10 @@ class ClassPruningModel(ValidationMixin, SRModel):
         self.net_g.train()
         if self.stage.name == 'classifier':
             self.net.base.eval()
+        elif self.net.weights == 'per_level':  # BatchNorm statistics belong to the untouched base
+            for module in self.net.base.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     # One iteration.
 
@@ -203,10 +235,11 @@ class ClassPruningModel(ValidationMixin, SRModel):
 
     def _require_finite(self, value: Tensor, what: str, current_iter: int) -> None:
         if not torch.isfinite(value).all():
+            folder = self.opt['path'].get('models', 'experiments')
             raise NonFiniteError(
-                f'Iteration {current_iter} ({self.stage.name} stage): {what} is {float(value.detach())}. The weights were '
-                f'not touched, and the last checkpoint in {self.opt["path"].get("models", "experiments")} is good. Lower '
-                'train.optim_g.lr or set train.grad_clip_norm, look for broken images, and resume with --auto_resume.'
+                f'Iteration {current_iter} ({self.stage.name} stage): {what} is {float(value.detach())}. The weights '
+                f'were not touched, and the last checkpoint in {folder} is good. Lower train.optim_g.lr or set '
+                'train.grad_clip_norm, look for broken images, and resume with --auto_resume.'
             )
 
     def _refresh_ranks_if_due(self, current_iter: int) -> dict[str, float]:
@@ -219,13 +252,15 @@ class ClassPruningModel(ValidationMixin, SRModel):
         return {'mask_flips': refresh_ranks(self.net)}
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """Exponential moving average of the parameters; buffers (ranks) are copied, for masks must fit."""
+        """Exponential moving average of the parameters; buffers are copied: ranks and BatchNorm statistics must fit."""
         ema = dict(self.net_g_ema.named_parameters())
         with torch.no_grad():
             for name, parameter in self.net.named_parameters():
                 ema[name].lerp_(parameter, 1 - decay)
-            for own, current in zip(self.net_g_ema.base.buffers(), self.net.base.buffers(), strict=True):
-                own.copy_(current)
+            buffers = dict(self.net_g_ema.named_buffers())
+            for name, current in self.net.named_buffers():
+                if not name.startswith('calibration.'):  # each network has curves of its own
+                    buffers[name].copy_(current)
 
     def _check_budgets(self) -> None:
         """Before the first step: refuse budgets that the levels do not allow, not hours later."""
@@ -235,10 +270,14 @@ class ClassPruningModel(ValidationMixin, SRModel):
         shape, tile = self.lq.shape[1:], self.training_tile()
         costs = self.net.costs(shape)
         overhead = self.net.classifier_macs(shape, tile) / self.net.macs(shape).dense
-        if 'budget' in self.criteria and hasattr(self.criteria['budget'], 'target'):
-            check_budget(self.criteria['budget'].target, costs, overhead, 'train.budget_opt.target')
+        if self.trained_budget() is not None:
+            check_budget(self.trained_budget(), costs, overhead, 'train.budget_opt.target')
         if self.choice.budget is not None:
             check_budget(self.choice.budget, costs, overhead)
+
+    def trained_budget(self) -> float | None:
+        """The budget loss's target, share of the dense MACs; None without such a loss."""
+        return getattr(self.criteria.get('budget'), 'target', None)
 
     def training_tile(self) -> int | None:
         """Side of a routed region of a training patch in lq pixels; None takes the whole patch."""
@@ -289,7 +328,7 @@ class ClassPruningModel(ValidationMixin, SRModel):
         if self._held_out is None:
             self._held_out = held_out_patches(self.training_options, self.opt, self.net.multiple)
         for net in self._nets():
-            calibrate(net, self._held_out, self.choice.tile)
+            calibrate(net, self._held_out, self.trained_budget(), self.choice.tile)
         self._set_modes()
         get_root_logger().info(f'Calibrated on {len(self._held_out)} images.')
 
@@ -313,6 +352,7 @@ class ClassPruningModel(ValidationMixin, SRModel):
             'epoch': epoch,
             'iter': current_iter,
             'stage': self.stage.name,
+            'manual_seed': self.opt['manual_seed'],
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
         }
@@ -330,6 +370,8 @@ class ClassPruningModel(ValidationMixin, SRModel):
                 f'The state of iteration {resume_state["iter"]} was saved in stage {resume_state["stage"]!r}, but with '
                 f'train.stages of this option file it belongs to {stage.name!r}. Restore the stages of its training.'
             )
+        # Without manual_seed in the option file BasicSR draws another one in each run.
+        self.opt['manual_seed'] = resume_state.get('manual_seed', self.opt['manual_seed'])
         self._enter_stage(stage)
         super().resume_training(resume_state)
 

@@ -27,8 +27,7 @@ class CollapseWatch:
     def watch(self, model: ClassPruningModel) -> None:
         """Look at the shares that the last step observed."""
         if model.stage.name != self._stage:
-            targets = {key: value for key, value in self._means.items() if key.startswith('target_')}
-            self._stage, self._seen, self._means, self._warned = model.stage.name, 0, targets, False
+            self._stage, self._seen, self._means, self._warned = model.stage.name, 0, {}, False
         for key, value in model.objectives.observed.items():
             self._means[key] = SMOOTHING * self._means.get(key, value) + (1 - SMOOTHING) * value
         self._seen += 1

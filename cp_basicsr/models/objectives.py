@@ -46,12 +46,14 @@ class Objectives:
         with torch.no_grad():
             outputs, _ = self.model.net(self.model.lq, each_level=levels)
         _, log_probs = self.model.net_g(self.model.lq, each_level=(), predict_tile=self.model.training_tile())
+        target = self._target(log_probs, outputs)
+        self._observe(log_probs, target)
+        losses = {} if target is None else {'l_oracle': self.model.criteria['oracle'](_rows(log_probs), target)}
         progress = self.model.stage.progress(current_iter)
         options = self.model.training_options
-        losses = self._auxiliary(
+        return losses | self._auxiliary(
             log_probs, ramped(options.budget_ramp, progress), ramped(options.confidence_ramp, progress)
         )
-        return self._oracle(log_probs, outputs) | losses
 
     def joint(self, current_iter: int) -> dict[str, Tensor]:
         """Both learn: the loss is taken on the chosen output, the choice is hard going forward and soft going back."""
@@ -62,7 +64,7 @@ class Objectives:
         hard = F.one_hot(probs.argmax(dim=1), len(levels)).movedim(-1, 1).to(probs)
         choice = hard + probs - probs.detach()
         chosen = sum(self._on_pixels(choice[:, k], outputs[k]) * outputs[k] for k in levels)
-        self._observe(log_probs, None)
+        self._observe(log_probs, self._target(log_probs, outputs))
         losses = self._restoration(chosen, model.gt, 'chosen')
         losses |= self._auxiliary(log_probs, 1.0, 1.0)
         weight = model.training_options.joint_supernet_weight
@@ -92,20 +94,20 @@ class Objectives:
             losses |= {f'l_percep_{name}': perceptual, f'l_style_{name}': style}
         return {name: loss for name, loss in losses.items() if loss is not None}
 
-    def _oracle(self, log_probs: Tensor, outputs: dict[int, Tensor]) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _target(self, log_probs: Tensor, outputs: dict[int, Tensor]) -> Tensor | None:
+        """The measured soft oracle ``[n, L]`` of the batch; None without an oracle loss."""
         model = self.model
+        criterion = model.criteria.get('oracle')
+        if criterion is None:
+            return None
         tile = model.training_tile()
         scale = model.gt.shape[-1] // model.lq.shape[-1]
         side = max(model.gt.shape[-2:]) if tile is None else tile * scale
-        psnr = torch.stack([tile_psnr(outputs[k], model.gt, side) for k in sorted(outputs)], dim=1)
+        # The frames of a video count as channels.
+        psnr = [tile_psnr(outputs[k].flatten(1, -3), model.gt.flatten(1, -3), side) for k in sorted(outputs)]
         costs = self._costs(log_probs)
-        criterion = model.criteria.get('oracle')
-        if criterion is None:
-            self._observe(log_probs, None)
-            return {}
-        target = criterion.target(_rows(psnr), costs, self._budget(costs))
-        self._observe(log_probs, target)
-        return {'l_oracle': criterion(_rows(log_probs), target)}
+        return criterion.target(_rows(torch.stack(psnr, dim=1)), costs, self._budget(costs))
 
     def _auxiliary(self, log_probs: Tensor, budget_weight: float, confidence_weight: float) -> dict[str, Tensor]:
         costs = self._costs(log_probs)
@@ -118,7 +120,7 @@ class Objectives:
 
     def _budget(self, costs: Tensor) -> float:
         """The budget of the run: the budget loss's target, else the mean cost of the levels."""
-        target = getattr(self.model.criteria.get('budget'), 'target', None)
+        target = self.model.trained_budget()
         return float(costs.mean()) if target is None else target
 
     def _costs(self, log_probs: Tensor) -> Tensor:

@@ -118,7 +118,8 @@ class ValidationMixin:
             if images['img'].shape != images['img2'].shape:
                 raise OptionError(
                     f'Image {stem}: the restored image is {images["img"].shape}, its ground truth '
-                    f'{images["img2"].shape} (height, width, channels). gt must be lq times `scale`, with the channels that the network gives.'
+                    f'{images["img2"].shape} (height, width, channels). gt must be lq times `scale`, '
+                    'with the channels that the network gives.'
                 )
         return images
 

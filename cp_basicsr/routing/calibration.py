@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from .choice import DEFAULT_TILE, RoutingChoice
 from .policy import fit_price
 
 POINTS = 65
@@ -17,14 +20,26 @@ class Calibration(nn.Module):
     Budgets of the curve are shares of the span between the sparsest and the densest level, so that the curve holds for
     images of any shape although border effects shift the levels' costs a little.
 
+    Args:
+        tile: side of a tile in lq pixels until calibration says otherwise; None for whole images.
+
     Attributes:
         tile_prices, image_prices: float64 ``[POINTS]``; NaN until fitted.
+        budget: the budget the network was trained for, share of the dense MACs; NaN until known.
+        tile: side of the tiles it was trained for in lq pixels; 0 for whole images.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tile: int | None = DEFAULT_TILE) -> None:
         super().__init__()
         for scope in SCOPES:
             self.register_buffer(f'{scope}_prices', torch.full((POINTS,), float('nan'), dtype=torch.float64))
+        self.register_buffer('budget', torch.tensor(float('nan'), dtype=torch.float64))
+        self.register_buffer('tile', torch.tensor(tile or 0))
+
+    def trained_choice(self) -> RoutingChoice:
+        """How a network that is called without further words routes: at its trained budget, or by plain argmax."""
+        budget = float(self.budget)
+        return RoutingChoice(budget=None if math.isnan(budget) else budget, tile=int(self.tile) or None)
 
     def is_fitted(self, scope: str) -> bool:
         """Whether the curve of ``'tile'`` or ``'image'`` routing has been found."""

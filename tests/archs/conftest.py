@@ -1,0 +1,14 @@
+import pytest
+from deformable import define_operator
+
+import cp_basicsr.archs  # noqa: F401  (BasicSR, mended where it does not import by itself)
+
+
+@pytest.fixture
+def deform_conv(monkeypatch):
+    """Deformable convolutions run in this test, on any machine."""
+    import torchvision
+
+    if not torchvision.extension._has_ops():
+        define_operator()
+        monkeypatch.setattr(torchvision.extension, '_has_ops', lambda: True)

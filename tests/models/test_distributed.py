@@ -1,0 +1,51 @@
+"""Two processes train as one with the whole batch."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from basicsr.utils import set_random_seed
+from training import assert_same, batch_of, network_options, snapshot, train, training_options, write_pairs
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+HERE = Path(__file__).parent
+
+
+def test_two_gloo_processes_train_as_one_with_the_whole_batch(tmp_path: Path, run, source: Path) -> None:
+    """Through all stages, with clipping, EMA, the batch-wide oracle and budget; only the order of sums may differ."""
+    from basicsr.models import build_model
+
+    write_pairs(tmp_path, count=1)
+    all_options = {}
+    for weights in ('shared', 'per_level'):
+        # A larger eps than Adam's own keeps its division from blowing up what rounding does to gradients near zero.
+        adam = {'type': 'Adam', 'lr': 1e-2, 'betas': [0.9, 0.99], 'eps': 1e-3}
+        options = training_options(tmp_path, iters=3, ema_decay=0.9, grad_clip_norm=0.5, optim_g=adam)
+        options['train'] |= {
+            'ranks': {'refresh_interval': 2},
+            'ramp': {'budget': [0.0, 0.1], 'confidence': [0.0, 0.1]},
+        }
+        options['network_g'] = network_options(weights=weights, levels=[1, 2, 3, 4])
+        all_options[weights] = options
+        (tmp_path / f'{weights}.json').write_text(json.dumps(options))
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    paths = os.pathsep.join(str(path) for path in (source, HERE.parent))
+    run(*torchrun, HERE / 'distributed_steps.py', tmp_path, *all_options, cwd=tmp_path, PYTHONPATH=paths)
+
+    for weights, options in all_options.items():
+        first, second = (torch.load(tmp_path / f'{weights}_{rank}.pth', weights_only=False) for rank in (0, 1))
+        assert_same(first['state'], second['state'])
+        set_random_seed(options['manual_seed'])
+        alone = build_model(options)
+        logs = []
+        for iteration in range(1, 10):
+            train(alone, iteration, iteration, batch_of, warmup_iter=2)
+            logs.append(dict(alone.log_dict))
+        for index, state in enumerate(snapshot(alone)['networks']):
+            torch.testing.assert_close(first['state'][index], state, rtol=1e-5, atol=1e-6, equal_nan=True)
+        for own, other in zip(first['logs'], logs, strict=True):
+            losses = {name: value for name, value in other.items() if name.startswith('l_')}
+            assert losses == pytest.approx({name: own[name] for name in losses}, rel=1e-5, abs=1e-6)

@@ -1,0 +1,185 @@
+"""The losses of each stage against the formulas, computed with plain baked networks and loops over tiles."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from training import batch_of, build, train, training_options
+
+from cp_basicsr.models.training_options import ramped
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+TILE = 8
+SCALE = 2
+PIXELS = SCALE * TILE
+
+
+def baked_outputs(model, lq: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [model.net.bake(level)(lq) for level in range(len(model.net.levels))]
+
+
+def tiles_of(image: Tensor) -> list[Tensor]:
+    """Tiles of `[C, H, W]` at output resolution in raster order."""
+    return [
+        image[:, top : top + PIXELS, left : left + PIXELS]
+        for top in range(0, image.shape[1], PIXELS)
+        for left in range(0, image.shape[2], PIXELS)
+    ]
+
+
+def with_dense_mask_losses(outputs: list[Tensor], gt: Tensor, distill: float) -> dict[str, float]:
+    losses = {'l_pix_dense': F.l1_loss(outputs[-1], gt)}
+    for level, output in enumerate(outputs[:-1]):
+        losses[f'l_pix_level{level}'] = (1 - distill) * F.l1_loss(output, gt)
+        if distill:
+            losses[f'l_distill_level{level}'] = distill * F.l1_loss(output, outputs[-1])
+    return {name: float(loss) for name, loss in losses.items()}
+
+
+@pytest.mark.parametrize('distill', [0, 0.25])
+def test_supernet_is_the_sandwich(distill: float, tmp_path: Path) -> None:
+    model = build(training_options(tmp_path, sandwich={'distill': distill}))
+    data = batch_of(1)
+    expected = with_dense_mask_losses(baked_outputs(model, data['lq']), data['gt'], distill)
+    train(model, 1, 1)
+    logged = {name: value for name, value in model.log_dict.items() if name.startswith('l_')}
+    assert logged == pytest.approx(expected, rel=1e-4)
+
+
+def test_supernet_visits_every_level_between_and_always_both_ends(tmp_path: Path) -> None:
+    options = training_options(tmp_path, iters=30)
+    options['network_g']['sparsity']['levels'] = [1, 2, 3, 4]
+    model = build(options)
+    seen = []
+    for iteration in range(1, 31):
+        train(model, iteration, iteration, lambda iteration: batch_of(iteration, count=2, side=8))
+        seen.append({name for name in model.log_dict if name.startswith('l_pix')})
+    assert all({'l_pix_dense', 'l_pix_level0'} < names and len(names) == 3 for names in seen)
+    middle = [('l_pix_level1' in names) for names in seen]
+    assert 5 < sum(middle) < 25
+
+
+def test_two_levels_have_nothing_between(tmp_path: Path) -> None:
+    options = training_options(tmp_path)
+    options['network_g']['sparsity']['levels'] = [2, 4]
+    model = build(options)
+    train(model, 1, 6)
+    assert model.stage.name == 'joint'
+
+
+@pytest.mark.parametrize('tile', [TILE, None])
+def test_the_classifier_s_target_is_the_measured_soft_oracle(tile: int | None, tmp_path: Path) -> None:
+    """CE(q, P), q = softmax((eta PSNR_k - cost_k) / tau) on each tile, with the auxiliary losses, all by loops."""
+    tau, eta, target = 0.2, 0.05, 0.6
+    options = training_options(tmp_path, oracle_opt={'type': 'SoftOracleLoss', 'tau': tau, 'eta': eta})
+    options['train'] |= {'ramp': {'budget': [0, 0.5], 'confidence': [0.5, 1.0]}}
+    options['val']['tile'] = tile and {'size': tile}
+    model = build(options)
+    train(model, 1, 3)
+    data = batch_of(4)
+    net = model.net
+    outputs = baked_outputs(model, data['lq'])
+    shape = data['lq'].shape[1:]
+    costs = net.costs(shape) + net.classifier_macs(shape, tile) / net.macs(shape).dense
+    with torch.no_grad():
+        probabilities = net.predict(data['lq'], tile).exp().double()
+
+    cross_entropy, expected_cost, undecided, wins, favourites = [], [], [], [0, 0, 0], [0, 0, 0]
+    for index in range(len(data['lq'])):
+        images = [outputs[level][index] for level in range(3)]
+        gt_tiles = tiles_of(data['gt'][index]) if tile else [data['gt'][index]]
+        level_tiles = [tiles_of(image) if tile else [image] for image in images]
+        for place, gt in enumerate(gt_tiles):
+            psnr = [-10 * torch.log10((level_tiles[k][place] - gt).square().mean()) for k in range(3)]
+            q = torch.stack([(eta * psnr[k] - costs[k]) / tau for k in range(3)]).softmax(0)
+            p = probabilities[index].flatten(1)[:, place]
+            cross_entropy.append(-(q * p.log()).sum())
+            expected_cost.append((p * costs).sum())
+            undecided.append(2 - (p[0] - p[1]).abs() - (p[0] - p[2]).abs() - (p[1] - p[2]).abs())
+            wins[int(p.argmax())] += 1
+            favourites[int(q.argmax())] += 1
+
+    mean_cost = torch.stack(expected_cost).mean()
+    count = len(expected_cost)
+    expected = {
+        'l_oracle': torch.stack(cross_entropy).mean(),
+        'l_budget': (mean_cost - target).abs() / target,  # at progress 0.5 the budget's ramp is over
+        'l_confidence': 0.1 * 0.0 * torch.stack(undecided).mean(),  # and the other begins
+        'expected_cost': mean_cost,
+    }
+    expected |= {f'tiles_level{k}': wins[k] / count for k in range(3)}
+    expected |= {f'target_level{k}': favourites[k] / count for k in range(3)}
+    train(model, 4, 4)
+    assert model.log_dict == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-4, abs=1e-7)
+
+
+def test_without_eta_the_target_itself_spends_the_budget(tmp_path: Path) -> None:
+    """Then the oracle and the budget loss never pull apart."""
+    model = build(training_options(tmp_path))
+    train(model, 1, 3)
+    data = batch_of(4)
+    outputs = {level: output for level, output in enumerate(baked_outputs(model, data['lq']))}
+    model.feed_data(data)
+    with torch.no_grad():
+        log_probs = model.net.predict(data['lq'], TILE)
+        target = model.objectives._target(log_probs, outputs)
+    shape = data['lq'].shape[1:]
+    costs = model.net.costs(shape) + model.net.classifier_macs(shape, TILE) / model.net.macs(shape).dense
+    assert float((target.double() @ costs).mean()) == pytest.approx(0.6, abs=1e-3)
+
+
+@pytest.mark.parametrize('tile', [TILE, None])
+def test_joint_takes_the_loss_on_the_chosen_output(tile: int | None, tmp_path: Path) -> None:
+    weight = 0.3
+    options = training_options(tmp_path, joint={'supernet_weight': weight})
+    options['val']['tile'] = tile and {'size': tile}
+    model = build(options)
+    train(model, 1, 4)
+    data = batch_of(5)
+    outputs = baked_outputs(model, data['lq'])
+    with torch.no_grad():
+        levels = model.net.predict(data['lq'], tile).argmax(dim=1)
+    difference = 0.0
+    for index in range(len(data['lq'])):
+        gt_tiles = tiles_of(data['gt'][index]) if tile else [data['gt'][index]]
+        for place, gt in enumerate(gt_tiles):
+            image = outputs[int(levels[index].flatten()[place])][index]
+            chosen = tiles_of(image)[place] if tile else image
+            difference += float((chosen - gt).abs().sum())
+    expected = {'l_pix_chosen': difference / data['gt'].numel()}
+    expected |= {name: weight * loss for name, loss in with_dense_mask_losses(outputs, data['gt'], 0.5).items()}
+    train(model, 5, 5)
+    logged = {name: model.log_dict[name] for name in expected}
+    assert logged == pytest.approx(expected, rel=1e-4)
+
+
+def test_joint_teaches_classifier_and_supernet_through_the_choice(tmp_path: Path) -> None:
+    """The choice is hard going forward, but the classifier still gets the gradient of its probabilities."""
+    model = build(training_options(tmp_path, joint={'supernet_weight': 0}, budget_opt=None, confidence_opt=None))
+    train(model, 1, 5)
+    assert {name for name in model.log_dict if name.startswith('l_') and model.log_dict[name]} == {'l_pix_chosen'}
+    gradients = {name: parameter.grad for name, parameter in model.net.named_parameters()}
+    assert gradients['classifier.head.2.weight'].abs().max() > 0
+    assert gradients['base.body.2.weight'].abs().max() > 0
+
+
+def test_targets_are_measured_without_dropout(tmp_path: Path) -> None:
+    """The supernet is in eval mode while the classifier learns, and in training mode before and after."""
+    model = build(training_options(tmp_path))
+    modes = []
+    for iteration in (1, 3, 5):
+        train(model, iteration, iteration + 1)
+        modes.append((model.net.base.training, model.net.classifier.training))
+    assert modes == [(True, True), (False, True), (True, True)]
+
+
+@pytest.mark.parametrize(('progress', 'weight'), [(0, 0), (0.2, 0), (0.35, 0.5), (0.5, 1), (1, 1)])
+def test_ramp(progress: float, weight: float) -> None:
+    assert ramped((0.2, 0.5), progress) == pytest.approx(weight)
+
+
+def test_a_ramp_may_be_a_step() -> None:
+    assert [ramped((0.5, 0.5), progress) for progress in (0.49, 0.5)] == [0, 1]
