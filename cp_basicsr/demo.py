@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -86,9 +85,7 @@ def _test_options(train: dict) -> dict:
 
 
 def _write(options: dict, path: Path) -> Path:
-    temporary = path.with_name(f'.{path.name}')
-    temporary.write_text(yaml.safe_dump(options, sort_keys=False))
-    os.replace(temporary, path)
+    compare.write_text(path, yaml.safe_dump(options, sort_keys=False))
     return path
 
 

@@ -33,6 +33,19 @@ def check_keys(options: Mapping[str, Any] | None, allowed: Iterable[str], where:
     return dict(options)
 
 
+def refuse_misspelt(options: Mapping[str, Any], ours: Iterable[str], where: str) -> None:
+    """Refuse keys of a block shared with BasicSR that are nearly, but not quite, one of ours.
+
+    Raises:
+        OptionError: such a key.
+    """
+    ours = list(ours)
+    for key in options:
+        close = get_close_matches(str(key), ours, n=1, cutoff=0.8)
+        if close and key not in ours:
+            raise OptionError(f'Unknown key {key!r} in {where}. Did you mean {close[0]!r}?')
+
+
 def check_choice(value: Any, allowed: Iterable[Any], where: str) -> Any:
     """Return ``value`` if it is one of ``allowed``, else raise an :class:`OptionError` naming both."""
     allowed = list(allowed)

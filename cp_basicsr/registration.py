@@ -27,3 +27,4 @@ def register() -> None:
             if module.name.endswith(ending):
                 import_module(f'{package.__name__}.{module.name}')
     import_module('cp_basicsr.data.diagnosis').install_data_diagnosis()
+    import_module('cp_basicsr.models.option_check').install_early_check()

@@ -83,9 +83,9 @@ IMAGE_CASES = {
 # Routed as a whole: videos, and images whose features do not lie on the image.
 WHOLE_CASES = {
     'DUF': Case({'type': 'DUF', 'scale': 2, 'num_layer': 16}, (7, 3, 8, 8), 2),
-    'TOFlow': Case({'type': 'TOFlow'}, (7, 3, 64, 64), 1),
+    'TOFlow': Case({'type': 'TOFlow'}, (7, 3, 16, 32), 1),
     'BasicVSR': Case({'type': 'BasicVSR', **_VIDEO}, (2, 3, 64, 64), 4),
-    'BasicVSRPlusPlus': Case({'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}, (2, 3, 64, 64), 4, True),
+    'BasicVSRPlusPlus': Case({'type': 'BasicVSRPlusPlus', 'mid_channels': 8, 'num_blocks': 1}, (2, 3, 64, 64), 4, True),
     'EDVR': Case(
         {'type': 'EDVR', 'num_feat': 8, 'num_frame': 5, 'num_extract_block': 1, 'num_reconstruct_block': 1},
         (5, 3, 8, 8), 4, True,

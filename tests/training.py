@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.utils import check_resume
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -65,8 +66,11 @@ def network_options(base: Mapping[str, Any] = SRVGG, **sparsity: Any) -> dict[st
 def training_options(folder: Path, base: Mapping[str, Any] = SRVGG, iters: int = 2, **train: Any) -> dict[str, Any]:
     """Options of three stages of `iters` iterations each; keywords change keys of `train` (None drops).
 
-    The images of `write_pairs(folder)` validate and calibrate it; everything is written below `folder`.
+    The images of `write_pairs(folder)` (made where there are none) validate and calibrate it; everything is written
+    below `folder`.
     """
+    if not (folder / 'gt').exists():
+        write_pairs(folder, count=1, scale=base.get('upscale', 1))
     pairs = {
         'type': 'PairedImageDataset',
         'dataroot_gt': str(folder / 'gt'),
@@ -90,7 +94,7 @@ def training_options(folder: Path, base: Mapping[str, Any] = SRVGG, iters: int =
     return {
         'name': 'tiny',
         'model_type': 'ClassPruningModel',
-        'scale': base.get('upscale', 2),
+        'scale': base.get('upscale', 1),
         'num_gpu': 0,
         'manual_seed': 0,
         'is_train': True,
@@ -98,7 +102,7 @@ def training_options(folder: Path, base: Mapping[str, Any] = SRVGG, iters: int =
         'rank': 0,
         'world_size': 1,
         'network_g': network_options(base),
-        'datasets': {'val': {'name': 'val', 'phase': 'val', 'scale': base.get('upscale', 2), **pairs}},
+        'datasets': {'val': {'name': 'val', 'phase': 'val', 'scale': base.get('upscale', 1), **pairs}},
         'path': {
             'pretrain_network_g': None,
             'resume_state': None,
@@ -160,6 +164,31 @@ def resume(options: dict[str, Any], iteration: int) -> Any:
     model = build_model(options)
     model.resume_training(state)
     return model
+
+
+def validation_loader(options: Mapping[str, Any]) -> Any:
+    """BasicSR's loader of the validation images."""
+    block = options['datasets']['val']
+    return build_dataloader(build_dataset(block), block, num_gpu=0, dist=False, seed=0)
+
+
+@torch.no_grad()
+def separate(classifier: Any, images: list[Tensor], tile: int) -> None:
+    """Give a DifficultyClassifier of three levels a last layer with which each is the favourite of some tiles.
+
+    Tiles are told apart by what its untrained features tell best of these images.
+    """
+    last, features = classifier.head[2], []
+    handle = last.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].flatten(2).transpose(1, 2)))
+    for image in images:
+        classifier(image, tile)
+    handle.remove()
+    rows = torch.cat(features, dim=1)[0].double()
+    centre = rows.mean(dim=0)
+    direction = torch.linalg.svd(rows - centre).Vh[0]
+    direction = direction / ((rows - centre) @ direction).std()
+    last.weight.copy_(torch.stack([-5 * direction, 0 * direction, 5 * direction])[..., None, None])
+    last.bias.copy_(torch.stack([5 * direction @ centre, torch.tensor(1.0), -5 * direction @ centre]))
 
 
 def snapshot(model: Any) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +66,18 @@ class NMECB(PrunableLayer, ECB):
 
 
 LAYER_ADAPTERS: dict[type[nn.Module], type[PrunableLayer]] = {ECB: NMECB}
+
+
+def operator_flops() -> dict[Any, Callable[..., int]]:
+    """FLOPs of operators that PyTorch's counter does not know: deformable convolution, where torchvision has it."""
+    if not torchvision.extension._has_ops():
+        return {}
+
+    def deformable(_: Any, weight_shape: tuple[int, ...], *rest: Any, out_shape: tuple[int, ...], **__: Any) -> int:
+        batch, out_width, height, width = out_shape
+        return 2 * batch * height * width * out_width * math.prod(weight_shape[1:])
+
+    return {torch.ops.torchvision.deform_conv2d: deformable}
 
 
 def set_placements(base: nn.Module) -> None:

@@ -17,11 +17,30 @@ from cp_basicsr.routing import Calibration
 from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
 from cp_basicsr.sparsity import MacTable, NMPattern, UniformRoute, bake_state_dict, convert, routed, trace_macs
 
-from .adapters import LAYER_ADAPTERS, REFUSED, check_usable, required_multiple, set_placements
+from .adapters import (
+    LAYER_ADAPTERS,
+    REFUSED,
+    check_usable,
+    operator_flops,
+    required_multiple,
+    set_placements,
+)
 from .restoring import Restored, groups_of, merge_groups, restore
 from .state import describe, load_any_state, native_names
 
-IN_CHANNEL_OPTIONS = ('num_in_ch', 'in_chans', 'in_channels', 'in_ch', 'num_input_channels')
+# Names under which architectures take their number of input channels: BasicSR's own, then those of NAFNet, Restormer
+# and others that are registered with it; `network_g.classifier.in_channels` serves the rest.
+IN_CHANNEL_OPTIONS = (
+    'num_in_ch',
+    'in_chans',
+    'in_channels',
+    'in_ch',
+    'num_input_channels',
+    'img_channel',
+    'inp_channels',
+    'in_nc',
+    'n_colors',
+)
 
 
 @ARCH_REGISTRY.register()
@@ -36,6 +55,8 @@ class ClassPruningNet(nn.Module):
     Attributes:
         base: the supernet; its parameters keep their native names.
         choice: how ``net(x)`` chooses levels; None: at the budget and tile it was trained for.
+        not_placeable: for input shapes that were tried and had to be routed as a whole, the layer and the reason.
+        warned: topics that the log has been warned of.
 
     Raises:
         OptionError: an option is unknown or wrong, or the architecture cannot be used.
@@ -43,14 +64,16 @@ class ClassPruningNet(nn.Module):
     """
 
     def __init__(
-        self, base: Mapping[str, Any], sparsity: Mapping[str, Any], classifier: Mapping[str, Any] | None = None
+        self,
+        base: Mapping[str, Any] | None = None,
+        sparsity: Mapping[str, Any] | None = None,
+        classifier: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
-        sparsity = check_keys(sparsity, ['m', 'levels', 'exclude', 'weights'], 'network_g.sparsity')
-        for key in ('m', 'levels'):
-            if key not in sparsity:
-                raise OptionError(f'network_g.sparsity.{key} is missing; for example `m: 4` with `levels: [1, 2, 4]`.')
-        self.pattern = NMPattern(sparsity['m'], sparsity['levels'])
+        if unknown:
+            check_keys(unknown, ['type', 'base', 'sparsity', 'classifier'], 'network_g')
+        self.pattern = read_pattern(sparsity)
         self.weights = sparsity.get('weights', 'shared')
         self.base_options = _block(base, 'network_g.base', 'type: EDSR')
         self.base = _build_base(self.base_options)
@@ -59,12 +82,13 @@ class ClassPruningNet(nn.Module):
         )
         check_usable(self.base)
         set_placements(self.base)
-        self.in_channels = _in_channels(self.base, self.base_options)
         options = _block(classifier or {}, 'network_g.classifier', 'type: DifficultyClassifier')
+        self.in_channels = options.pop('in_channels', None) or _in_channels(self.base, self.base_options)
         self.classifier = _build_classifier(options, len(self.levels), self.in_channels)
         self.calibration = Calibration(DEFAULT_TILE if self.classifier.by_tile else None)
         self.choice: RoutingChoice | None = None
-        self.not_placeable: str | None = None
+        self.not_placeable: dict[tuple[int, ...], str] = {}
+        self.warned: set[str] = set()
         self._mac_tables: dict[tuple[int, ...], MacTable] = {}
 
     @property
@@ -136,7 +160,7 @@ class ClassPruningNet(nn.Module):
         """MACs of one input of ``shape`` (without batch axis), classifier excluded."""
         shape = tuple(shape)
         if shape not in self._mac_tables:
-            self._mac_tables[shape] = trace_macs(self.base, (1, *shape))
+            self._mac_tables[shape] = trace_macs(self.base, (1, *shape), operator_flops())
         return self._mac_tables[shape]
 
     def classifier_macs(self, shape: Sequence[int], tile: int | None) -> int:
@@ -191,6 +215,20 @@ class ClassPruningNet(nn.Module):
     def native_names(self) -> set[str]:
         """State-dict names of the plain base network."""
         return native_names(self.base)
+
+
+def read_pattern(sparsity: Mapping[str, Any] | None) -> NMPattern:
+    """The levels of a ``network_g.sparsity`` block.
+
+    Raises:
+        OptionError: a key is missing or unknown.
+        PatternError: the levels cannot be used.
+    """
+    sparsity = check_keys(sparsity, ['m', 'levels', 'exclude', 'weights'], 'network_g.sparsity')
+    for key in ('m', 'levels'):
+        if key not in sparsity:
+            raise OptionError(f'network_g.sparsity.{key} is missing; for example `m: 4` with `levels: [1, 2, 4]`.')
+    return NMPattern(sparsity['m'], sparsity['levels'])
 
 
 def _block(options: Any, where: str, example: str) -> dict[str, Any]:
@@ -253,7 +291,7 @@ def _build_classifier(options: dict[str, Any], num_levels: int, in_channels: int
             f'network_g.classifier.type {name} is no classifier: it does not take num_levels and in_channels. '
             f'Ours are: {", ".join(classifiers)}.'
         )
-    allowed = [key for key in parameters if key not in ('num_levels', 'in_channels')]
+    allowed = [key for key in parameters if key != 'num_levels']
     check_keys(options, allowed, 'network_g.classifier')
     return kind(num_levels=num_levels, in_channels=in_channels, **options)
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
 
 
+# The classifier works on whole cells of 8 x 8 pixels, so on tiny images it costs more than its share. They get the
+# nearest possible budget, lest one of them stop a whole test set.
+SMALLEST_CHECKED = 64 * 64  # lq pixels
+
+
 @dataclass(frozen=True)
 class Restored:
     """A restored batch and what it took.
@@ -29,7 +34,7 @@ class Restored:
         levels: long ``[B, rows, columns]``, the level map (1 x 1 when routed as a whole).
         tile: side of a tile in lq pixels; None when routed as a whole.
         macs: MACs spent on the batch, classifier included.
-        dense_macs: MACs of the base network on the same batch.
+        dense_macs: MACs of the base network on the same batch (padded, where the network needs padding).
         scale: output pixels for each lq pixel along one side.
     """
 
@@ -39,6 +44,11 @@ class Restored:
     macs: int
     dense_macs: int
     scale: int
+
+    @property
+    def tile_side(self) -> int | None:
+        """Side of a tile in pixels of the restored image; None when routed as a whole."""
+        return self.tile and self.tile * self.scale
 
     @property
     def macs_share(self) -> float:
@@ -64,10 +74,13 @@ def restore(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Restored:
     try:
         restored = restore_by_map(net, x, choose_levels(net, x, choice), tile)
     except UnplacedLayerError as error:
-        net.not_placeable = str(error)
-        get_root_logger().warning(
-            f'{net.base_options["type"]} is routed by image, not by tile: the outputs of a layer cannot be placed on '
-            f'the image ({error}).'
+        net.not_placeable[tuple(x.shape[1:])] = str(error)
+        layer = str(error).partition(':')[0]
+        _warn_once(
+            net,
+            f'{net.base_options["type"]} is routed by image, not by tile, at sizes such as {tuple(x.shape[-2:])}: the '
+            f'outputs of a layer cannot be placed on the image ({error}).',
+            topic=f'placement of {layer}',
         )
         return restore(net, x, choice)
     classifier = net.classifier_macs(x.shape[1:], tile) * x.shape[0]
@@ -98,10 +111,16 @@ def restore_by_map(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | 
 
 def _usable_tile(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> int | None:
     """The tile asked for, or None where the network can only be routed by image."""
-    if choice.tile is None or x.dim() == 5 or net.not_placeable:
+    if choice.tile is None or x.dim() == 5 or tuple(x.shape[1:]) in net.not_placeable:
         return None
     check_by_tile(net, choice.tile)
     return choice.tile
+
+
+def _warn_once(net: ClassPruningNet, message: str, topic: str) -> None:
+    if topic not in net.warned:
+        net.warned.add(topic)
+        get_root_logger().warning(message)
 
 
 def check_by_tile(net: ClassPruningNet, tile: int) -> None:
@@ -125,7 +144,8 @@ def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Ten
         return log_probs.argmax(dim=1)
     costs = net.costs(shape)
     overhead = net.classifier_macs(shape, tile) / net.macs(shape).dense
-    check_budget(choice.budget, costs, overhead)
+    if x.shape[-2] * x.shape[-1] >= SMALLEST_CHECKED:
+        check_budget(choice.budget, costs, overhead)
     areas = _tile_areas(x, tile, log_probs.shape[-2:])
     return torch.stack(
         [
@@ -148,14 +168,28 @@ def _choose_image(
 ) -> Tensor:
     """Levels of the tiles of one image at the calibrated price, corrected where it strays beyond the tolerance."""
     scope = 'image' if tile is None else 'tile'
+    budget = min(max(budget, float(costs[0])), float(costs[-1]))
     if not net.calibration.is_fitted(scope):
+        _warn_once(
+            net,
+            f'This network has not been calibrated for routing by {scope}: its classifier may be untrained, and the '
+            'budget is met on each image by itself. Train it through its classifier stage.',
+            topic='calibration',
+        )
         return levels_for_budget(log_probs, costs, budget, areas)
+    if tile is not None and tile != int(net.calibration.tile):
+        _warn_once(
+            net,
+            f'Tiles of {tile} pixels are routed, but the network was trained and calibrated with '
+            f'{int(net.calibration.tile) or "whole images"}; budgets are met less well.',
+            topic='tile',
+        )
     levels = levels_at_price(log_probs, costs, net.calibration.price(scope, budget, costs))
     strayed = spent_share(levels, costs, areas) - budget
     if choice.tolerance is None or tile is None or abs(strayed) <= choice.tolerance:
         return levels
     corrected = budget + (choice.tolerance if strayed > 0 else -choice.tolerance)
-    return levels_for_budget(log_probs, costs, min(max(corrected, float(costs[0])), float(costs[-1])), areas)
+    return levels_for_budget(log_probs, costs, corrected, areas)
 
 
 def _tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:

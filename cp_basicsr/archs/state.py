@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from cp_basicsr.sparsity import native_state_dict
@@ -53,13 +54,35 @@ def load_any_state(
         CheckpointError: it belongs to another architecture or other levels, or (strict) names or shapes differ.
     """
     if DESCRIPTION in state_dict:
-        _compare(describe(net), json.loads(bytes(state_dict[DESCRIPTION].tolist())))
-        return load(state_dict, strict=strict, assign=assign)
-    if all(key.startswith(('base.', 'classifier.', 'calibration.')) for key in state_dict):
-        return load(dict(state_dict) | {DESCRIPTION: net.get_extra_state()}, strict=strict, assign=assign)
-    if strict:
-        _check_names(net, state_dict)
-    return net.base.load_state_dict(state_dict, strict=strict, assign=assign)
+        if strict:
+            _compare(describe(net), json.loads(bytes(state_dict[DESCRIPTION].tolist())))
+        target, own = load, net.state_dict()
+    else:
+        target, own = net.base.load_state_dict, native_state_dict(net.base)
+        if not state_dict.keys() & own.keys() and all(key.startswith('base.') for key in state_dict):
+            state_dict = {key.removeprefix('base.'): value for key, value in state_dict.items()}
+        if strict:
+            _check_names(net, state_dict)
+    if not strict:
+        state_dict = _fitting(own, state_dict)
+    return target(state_dict, strict=strict, assign=assign)
+
+
+def _fitting(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a checkpoint has a place here (``strict_load_g: false``); the rest is named in the log.
+
+    Raises:
+        CheckpointError: nothing has.
+    """
+    fitting = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
+    if not fitting.keys() - {DESCRIPTION}:
+        raise CheckpointError(f'The checkpoint has no value that fits; its names are {", ".join(list(found)[:NAMED])}.')
+    left = sorted(found.keys() - fitting.keys())
+    kept = sorted(own.keys() - fitting.keys())
+    get_root_logger().warning(
+        f'Not strict: left out of the checkpoint: {left or "nothing"}; kept as built: {kept or "nothing"}.'
+    )
+    return fitting
 
 
 def _compare(own: dict[str, Any], found: dict[str, Any]) -> None:

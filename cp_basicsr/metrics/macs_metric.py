@@ -11,7 +11,7 @@ from cp_basicsr.options import OptionError
 
 @METRIC_REGISTRY.register()
 def calculate_macs(macs_share: float | None = None, **kwargs: Any) -> float:
-    """MACs spent on an image as a fraction of the dense network's, classifier and padding included.
+    """MACs spent on an image as a fraction of the dense network's on the same (padded) image, classifier included.
 
     Args:
         macs_share: handed over by ClassPruningModel's validation.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections import deque
+from collections.abc import Sequence
 
 import torch
 from basicsr.data import build_dataset
 from basicsr.utils import get_root_logger
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from cp_basicsr.options import OptionError
@@ -17,6 +19,7 @@ from cp_basicsr.routing.choice import DEFAULT_TILE
 from .training_options import TrainingOptions
 
 MAX_SIDE = 512  # lq pixels of an image that are looked at; more only takes time
+RECENT = 64  # training batches kept where nothing is held out
 
 
 @torch.no_grad()
@@ -25,7 +28,7 @@ def calibrate(net: ClassPruningNet, patches: Sequence[Tensor], budget: float | N
 
     Args:
         net: the network; left in eval mode.
-        patches: from :func:`held_out_patches`.
+        patches: lq images or batches, from :class:`HeldOutImages` or :class:`RecentBatches`.
         budget: what the network was trained for, share of the dense MACs; None when no budget was.
         tile: side of a tile in lq pixels, None when only whole images are routed.
     """
@@ -42,33 +45,63 @@ def calibrate(net: ClassPruningNet, patches: Sequence[Tensor], budget: float | N
         net.calibration.fit(scope, rows, net.costs(patches[0].shape[1:]))
 
 
-def held_out_patches(options: TrainingOptions, opt: Mapping[str, Any], multiple: int) -> list[Tensor]:
-    """lq images ``[1, C, H, W]`` (or clips), evenly spread over the dataset of ``train.calibration``.
+class HeldOutImages:
+    """The images of ``train.calibration.dataset``; the first is read at once, so that a wrong path stops a run early.
 
     Args:
         options: names the dataset.
-        opt: the whole option file; without ``train.calibration.dataset`` its training images are used, with a warning.
+        scale: gt pixels for each lq pixel along one side.
         multiple: heights and widths are cut to multiples of this.
 
     Raises:
-        OptionError: an image is too small for the network.
+        OptionError: the first image is too small for the network.
     """
-    block = options.calibration
-    if block is None:
-        block = opt['datasets']['train']
-        get_root_logger().warning(
-            'train.calibration.dataset is not given: budgets are calibrated on training images, and may '
-            'be met less well.'
-        )
-    dataset = build_dataset({'name': 'calibration', 'scale': opt.get('scale', 1), **block, 'phase': 'val'})
-    count = min(len(dataset), options.calibration_images)
-    patches = []
-    for index in range(count):
-        lq = dataset[index * len(dataset) // count]['lq'][None]
-        height, width = (min(side, MAX_SIDE) // multiple * multiple for side in lq.shape[-2:])
+
+    def __init__(self, options: TrainingOptions, scale: int, multiple: int) -> None:
+        self._block = {'name': 'calibration', 'scale': scale, **options.calibration, 'phase': 'val'}
+        self._most = options.calibration_images
+        self._multiple = multiple
+        self._read(build_dataset(self._block), 0)
+
+    @functools.cached_property
+    def patches(self) -> list[Tensor]:
+        """lq images ``[1, C, H, W]`` (or clips), evenly spread over the dataset.
+
+        Raises:
+            OptionError: an image is too small for the network.
+        """
+        dataset = build_dataset(self._block)
+        count = min(len(dataset), self._most)
+        return [self._read(dataset, index * len(dataset) // count) for index in range(count)]
+
+    def watch(self, lq: Tensor) -> None:
+        """Training batches are not needed."""
+
+    def _read(self, dataset: Dataset, index: int) -> Tensor:
+        lq = dataset[index]['lq'][None]
+        height, width = (min(side, MAX_SIDE) // self._multiple * self._multiple for side in lq.shape[-2:])
         if not height or not width:
             raise OptionError(
-                f'train.calibration.dataset: image {index} is smaller than {multiple} x {multiple} pixels.'
+                f'train.calibration.dataset: image {index} is smaller than {self._multiple} x {self._multiple} pixels.'
             )
-        patches.append(lq[..., :height, :width])
-    return patches
+        return lq[..., :height, :width]
+
+
+class RecentBatches:
+    """The last training batches, where no held-out dataset is given; budgets are met less well."""
+
+    def __init__(self) -> None:
+        self._batches: deque[Tensor] = deque(maxlen=RECENT)
+        get_root_logger().warning(
+            'train.calibration.dataset is not given: budgets are calibrated on training patches and may be met '
+            'less well.'
+        )
+
+    @property
+    def patches(self) -> list[Tensor]:
+        """lq batches ``[B, C, H, W]`` (or of clips)."""
+        return list(self._batches)
+
+    def watch(self, lq: Tensor) -> None:
+        """Keep a training batch."""
+        self._batches.append(lq.detach().cpu())

@@ -19,7 +19,7 @@ def read_state_dict(path: str | Path, param_key: str | None = 'params') -> dict[
 
     Args:
         path: a file with the weights at its root, or under 'params' and 'params_ema' as BasicSR writes them.
-        param_key: the key to take; where it is missing, 'params' and then the root are.
+        param_key: the key to take; where it is missing, 'params', 'params_ema' and then the root are.
 
     Raises:
         CheckpointError: the file is missing, truncated or holds no weights.
@@ -33,12 +33,14 @@ def read_state_dict(path: str | Path, param_key: str | None = 'params') -> dict[
         raise CheckpointError(
             f'{path} is not a readable checkpoint ({first_line}). It may be truncated: copy or train it again.'
         ) from error
-    for key in (param_key, 'params'):
+    for key in (param_key, 'params', 'params_ema'):
         if key is not None and isinstance(content, Mapping) and key in content:
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path} holds no network weights under {param_key!r}, 'params' or at its root.")
+        raise CheckpointError(
+            f"{path} holds no network weights under {param_key!r}, 'params', 'params_ema' or at its root."
+        )
     return {key.removeprefix('module.'): value for key, value in content.items()}
 
 

@@ -5,31 +5,29 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from os import path as osp
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
-from cp_basicsr.archs.restoring import check_by_tile, choose_levels, restore_by_map
-from cp_basicsr.archs.state import CheckpointError
+from cp_basicsr.archs.restoring import check_by_tile, restore_by_map
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.routing.policy import check_budget
 from cp_basicsr.sparsity import refresh_ranks
 
-from .calibrating import calibrate, held_out_patches
-from .checkpoints import read_state_dict, write_atomically
+from .calibrating import HeldOutImages, RecentBatches
 from .collapse import CollapseWatch
 from .criteria import build_criteria
 from .objectives import Objectives
+from .option_check import check_options
+from .saving import SavingMixin
 from .stages import Stage
 from .training_options import TrainingOptions
 from .validating import ValidationMixin
@@ -40,7 +38,7 @@ class NonFiniteError(FloatingPointError):
 
 
 @MODEL_REGISTRY.register()
-class ClassPruningModel(ValidationMixin, SRModel):
+class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
     """Trains and tests a ClassPruningNet. Three stages, chosen by iteration:
 
     - supernet: the levels learn, the densest from the images, sparser ones from the images and the densest;
@@ -49,15 +47,8 @@ class ClassPruningModel(ValidationMixin, SRModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        if opt['network_g'].get('type') != 'ClassPruningNet':
-            raise OptionError(
-                f'network_g.type is {opt["network_g"].get("type")!r}; ClassPruningModel needs ClassPruningNet, with '
-                'the architecture under network_g.base.'
-            )
-        if opt['num_gpu'] != 0 and not torch.cuda.is_available():
-            raise OptionError(f'num_gpu is {opt["num_gpu"]}, but PyTorch finds no CUDA device; write `num_gpu: auto`.')
-        val = opt.get('val') or {}
-        self.choice = RoutingChoice.from_val_options(val)
+        check_options(opt)
+        self.choice = RoutingChoice.from_val_options(opt.get('val') or {})
         if opt['is_train']:
             self.training_options = TrainingOptions.read(opt['train'])
         super().__init__(opt)
@@ -125,9 +116,14 @@ class ClassPruningModel(ValidationMixin, SRModel):
         criteria = build_criteria(self.opt['train'], self.training_options.plan)
         self.criteria = {name: loss.to(self.device) for name, loss in criteria.items()}
         self.stage: Stage | None = None
-        self._held_out: list[Tensor] | None = None
         self._budgets_checked = False
         super().init_training_settings()
+        options = self.training_options
+        self.calibration_images = (
+            HeldOutImages(options, self.opt.get('scale', 1), self.net.multiple)
+            if options.calibration
+            else RecentBatches()
+        )
         self.objectives = Objectives(self)
         self.collapse = CollapseWatch()
 
@@ -154,6 +150,7 @@ class ClassPruningModel(ValidationMixin, SRModel):
         net = self.net
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name in self._trainable and self._learns(name, stage.name))
+            parameter.grad = None
         self.net_g = self.model_to_device(net)
         self._set_modes()
         learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -213,6 +210,7 @@ class ClassPruningModel(ValidationMixin, SRModel):
             self.model_ema(self.ema_decay)
         self.log_dict = self.reduce_loss_dict(losses) | self.objectives.observed | observed
         self.collapse.watch(self)
+        self.calibration_images.watch(self.lq)
 
     @contextmanager
     def _random_numbers_of(self, current_iter: int) -> Iterator[None]:
@@ -227,10 +225,11 @@ class ClassPruningModel(ValidationMixin, SRModel):
 
     def _backward(self, losses: Mapping[str, Tensor], current_iter: int) -> None:
         total = sum(losses.values())
-        self._require_finite(total, f'the loss ({_values(losses)})', current_iter)
         total.backward()
         learning = [parameter for group in self.optimizer_g.param_groups for parameter in group['params']]
         norm = nn.utils.clip_grad_norm_(learning, self.training_options.grad_clip_norm or float('inf'))
+        # Both after the gradients have met, so that all processes of a distributed run stop together.
+        self._require_finite(total, f'the loss ({_values(losses)})', current_iter)
         self._require_finite(norm, 'the norm of the gradient', current_iter)
 
     def _require_finite(self, value: Tensor, what: str, current_iter: int) -> None:
@@ -288,107 +287,30 @@ class ClassPruningModel(ValidationMixin, SRModel):
     # Testing.
 
     @torch.no_grad()
-    def test(self, levels: Tensor | None = None) -> None:
+    def test(self, route: tuple[Tensor, int | None] | None = None) -> None:
         """Restore ``self.lq``, padded to what the network needs (SwinIR's windows) by reflection as SwinIRModel does.
 
         Args:
-            levels: long ``[1, rows, columns]``, a level map to follow instead of the classifier's; None routes.
+            route: a level map ``[1, rows, columns]`` and its tile in lq pixels to follow; None lets the network choose.
         """
         net = self.test_net.eval()
         lq = self._padded_lq()
-        self.restored = (
-            net.restore(lq, self.choice_now()) if levels is None else restore_by_map(net, lq, levels, self.choice.tile)
-        )
+        self.restored = net.restore(lq, self.choice_now()) if route is None else restore_by_map(net, lq, *route)
         if self.is_train:
             self._set_modes()
         height, width = (side * self.restored.scale for side in self.lq.shape[-2:])
         self.output = self.restored.image[..., :height, :width]
 
-    @torch.no_grad()
-    def route_levels(self) -> Tensor:
-        """The level map that :meth:`test` would follow, without restoring."""
-        return choose_levels(self.test_net.eval(), self._padded_lq(), self.choice_now())
+    def prepare(self) -> None:
+        """Count the MACs for the size of ``self.lq``, which is done once for each size."""
+        shape = self._padded_lq().shape[1:]
+        self.test_net.macs(shape)
+        self.test_net.classifier_macs(shape, self.choice.tile if self.test_net.classifier.by_tile else None)
 
     def _padded_lq(self) -> Tensor:
         multiple = self.net.multiple
         height, width = self.lq.shape[-2:]
         return _pad(self.lq, -height % multiple, -width % multiple)
-
-    # Checkpoints.
-
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Save networks and training state; after the supernet stage the networks are calibrated first."""
-        self.calibrate()
-        super().save(epoch, current_iter)
-
-    def calibrate(self) -> None:
-        """Fit the policy's curves on held-out images (``train.calibration.dataset``)."""
-        if self.stage.name == 'supernet':
-            return
-        if self._held_out is None:
-            self._held_out = held_out_patches(self.training_options, self.opt, self.net.multiple)
-        for net in self._nets():
-            calibrate(net, self._held_out, self.trained_budget(), self.choice.tile)
-        self._set_modes()
-        get_root_logger().info(f'Calibrated on {len(self._held_out)} images.')
-
-    @master_only
-    def save_network(
-        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = 'params'
-    ) -> None:
-        nets, keys = (value if isinstance(value, list) else [value] for value in (net, param_key))
-        states = {
-            key: {name: value.cpu() for name, value in self.get_bare_model(one).state_dict().items()}
-            for one, key in zip(nets, keys, strict=True)
-        }
-        label = 'latest' if current_iter == -1 else current_iter
-        write_atomically(states, osp.join(self.opt['path']['models'], f'{net_label}_{label}.pth'))
-
-    @master_only
-    def save_training_state(self, epoch: int, current_iter: int) -> None:
-        if current_iter == -1:
-            return
-        state = {
-            'epoch': epoch,
-            'iter': current_iter,
-            'stage': self.stage.name,
-            'manual_seed': self.opt['manual_seed'],
-            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
-            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
-        }
-        write_atomically(state, osp.join(self.opt['path']['training_states'], f'{current_iter}.state'))
-
-    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        """Go on in the stage of the saved iteration with its optimiser and scheduler.
-
-        Raises:
-            CheckpointError: that iteration belongs to another stage in this option file.
-        """
-        stage = self.training_options.plan.at(resume_state['iter'])
-        if resume_state.get('stage', stage.name) != stage.name:
-            raise CheckpointError(
-                f'The state of iteration {resume_state["iter"]} was saved in stage {resume_state["stage"]!r}, but with '
-                f'train.stages of this option file it belongs to {stage.name!r}. Restore the stages of its training.'
-            )
-        # Without manual_seed in the option file BasicSR draws another one in each run.
-        self.opt['manual_seed'] = resume_state.get('manual_seed', self.opt['manual_seed'])
-        self._enter_stage(stage)
-        super().resume_training(resume_state)
-
-    def load_network(
-        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
-    ) -> None:
-        """Load a ClassPruningNet checkpoint or a plain one of the base network.
-
-        Raises:
-            CheckpointError: naming the file and what does not fit.
-        """
-        state_dict = read_state_dict(load_path, param_key)
-        try:
-            self.get_bare_model(net).load_state_dict(state_dict, strict=strict)
-        except (CheckpointError, RuntimeError) as error:
-            raise CheckpointError(f'{load_path}: {error}') from error
-        get_root_logger().info(f'Loaded {load_path}.')
 
 
 def _values(losses: Mapping[str, Tensor]) -> str:

@@ -31,8 +31,8 @@ def build_criteria(train: Mapping[str, Any], plan: StagePlan) -> dict[str, nn.Mo
     criteria = {name: _build(block, f'train.{name}_opt') for name, block in blocks.items() if block is not None}
     if not criteria and any(stage.name == 'classifier' for stage in plan.stages):
         raise OptionError(
-            'train.stages holds a classifier stage, but oracle_opt, budget_opt and confidence_opt of train are all ~: it '
-            'has nothing to learn. Leave oracle_opt out for its default, or remove the stage.'
+            'train.stages holds a classifier stage, but oracle_opt, budget_opt and confidence_opt of train are all ~: '
+            'it has nothing to learn. Leave oracle_opt out for its default, or remove the stage.'
         )
     return criteria
 

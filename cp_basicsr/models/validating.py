@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from os import path as osp
 from typing import Any
 
+import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
@@ -91,12 +92,12 @@ class ValidationMixin:
             self.test()
             usage.add(self.restored)
             images = self.current_images(stem)
-            for metric, options in metrics.items():
-                sums[metric] += calculate_metric(images | {'macs_share': self.restored.macs_share}, options)
+            for metric, value in self.measure(images).items():
+                sums[metric] += value
             if save_img:
                 imwrite(images['img'], self._image_path(name.split('/')[0], stem, current_iter, suffix))
             if tb_logger and index < PICTURES and self.restored.tile:
-                picture = draw_level_map(images['img'], self.restored, self.net.pattern)
+                picture = self.level_picture(images['img'])
                 tb_logger.add_image(
                     f'level_map/{name}/{stem}', picture[..., ::-1].copy(), current_iter, dataformats='HWC'
                 )
@@ -104,6 +105,19 @@ class ValidationMixin:
         self._log(
             name, {metric: total / len(dataloader) for metric, total in sums.items()}, usage, current_iter, tb_logger
         )
+
+    def measure(self, images: Mapping[str, Any]) -> dict[str, float]:
+        """The metrics of ``val.metrics`` on the image just restored; only ``calculate_macs`` is handed the MACs."""
+        share = {'macs_share': self.restored.macs_share}
+        return {
+            name: calculate_metric(images | (share if options['type'] == 'calculate_macs' else {}), options)
+            for name, options in (self.opt['val'].get('metrics') or {}).items()
+        }
+
+    def level_picture(self, image: np.ndarray) -> np.ndarray:
+        """The level map of the image just restored, drawn over it: uint8 BGR."""
+        levels = self.restored.levels[0].cpu().numpy()
+        return draw_level_map(image, levels, self.restored.tile_side, self.net.pattern)
 
     def current_images(self, stem: str) -> dict[str, Any]:
         """Restored image and ground truth as BasicSR's metrics take them: uint8, BGR or gray.

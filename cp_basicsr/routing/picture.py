@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from cp_basicsr.archs.restoring import Restored
     from cp_basicsr.sparsity import NMPattern
 
 OPACITY = 0.4
@@ -17,12 +16,13 @@ LEGEND_HEIGHT = 24  # pixels
 COLOUR_MAP = cv2.COLORMAP_VIRIDIS
 
 
-def draw_level_map(image: np.ndarray, restored: Restored, pattern: NMPattern) -> np.ndarray:
+def draw_level_map(image: np.ndarray, levels: np.ndarray, side: int | None, pattern: NMPattern) -> np.ndarray:
     """The restored picture with each tile tinted by its level and a legend below.
 
     Args:
         image: uint8 ``[H, W, 3]`` (BGR) or ``[H, W]``, the restored picture without padding.
-        restored: of a batch of one, with its level map.
+        levels: integer ``[rows, columns]``, the level map.
+        side: side of a tile in pixels of ``image``; None where the image was routed as a whole.
         pattern: names the levels.
 
     Returns:
@@ -31,8 +31,7 @@ def draw_level_map(image: np.ndarray, restored: Restored, pattern: NMPattern) ->
     colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
     height, width = colour.shape[:2]
     tints = _tints(len(pattern.levels))
-    levels = restored.levels[0].cpu().numpy()
-    side = restored.tile * restored.scale if restored.tile else max(height, width)
+    side = side or max(height, width)
     spread = levels.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
     tinted = cv2.addWeighted(colour, 1 - OPACITY, tints[spread], OPACITY, 0)
     return np.vstack([tinted, _legend(width, levels, pattern, tints)])

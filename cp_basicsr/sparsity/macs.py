@@ -8,7 +8,7 @@ times kept weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,12 @@ class MacTable:
         )
 
 
-def trace_macs(net: nn.Module, shape: tuple[int, ...], **arguments: Any) -> MacTable:
+def trace_macs(
+    net: nn.Module,
+    shape: tuple[int, ...],
+    operator_flops: Mapping[Any, Callable[..., int]] | None = None,
+    **arguments: Any,
+) -> MacTable:
     """Count one forward pass of a supernet.
 
     The pass runs on the meta device, where nothing is computed; a network that cannot (data-dependent code, operators
@@ -67,27 +72,32 @@ def trace_macs(net: nn.Module, shape: tuple[int, ...], **arguments: Any) -> MacT
     Args:
         net: a supernet in eval mode or not (it is counted in eval mode).
         shape: input shape with a batch of 1.
+        operator_flops: FLOPs (2 x MACs) of operators that PyTorch's counter does not know, from their shapes, as
+            ``FlopCounterMode(custom_mapping=...)`` takes them.
         arguments: further keyword arguments of the network's forward.
     """
+    operators = dict(operator_flops or {})
     parameter = next(net.parameters())
     try:
         with torch.no_grad():
             meta_net = copy.deepcopy(net).to('meta').eval()
-            return _count(meta_net, torch.empty(shape, device='meta', dtype=parameter.dtype), arguments)
+            return _count(meta_net, torch.empty(shape, device='meta', dtype=parameter.dtype), arguments, operators)
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         training = [module for module in net.modules() if module.training]
         try:
             with torch.no_grad():
-                return _count(net.eval(), torch.zeros(shape, device=parameter.device, dtype=parameter.dtype), arguments)
+                return _count(
+                    net.eval(), torch.zeros(shape, device=parameter.device, dtype=parameter.dtype), arguments, operators
+                )
         finally:
             for module in training:
                 module.training = True
 
 
-def _count(net: nn.Module, x: Tensor, arguments: Mapping[str, Any]) -> MacTable:
+def _count(net: nn.Module, x: Tensor, arguments: Mapping[str, Any], operators: dict[Any, Any]) -> MacTable:
     layers = prunable_layers(net)
     positions = dict.fromkeys(layers, 0)
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=operators)
     flops_in_prunable = 0
     flops_before = 0
 

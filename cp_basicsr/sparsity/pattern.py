@@ -49,6 +49,10 @@ class NMPattern:
                 f'{self.where}.levels is {list(self.levels)}; levels go from sparse to dense without repetition: '
                 f'write {sorted(set(self.levels))}.'
             )
+        if len(self.levels) < 2:
+            raise PatternError(
+                f'{self.where}.levels is {list(self.levels)}; write at least two levels, or there is nothing to choose.'
+            )
         if self.levels[-1] != self.m:
             raise PatternError(
                 f'{self.where}.levels is {list(self.levels)}; the last level is the base network itself and keeps all '

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import path as osp
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ import torch
 from tqdm import tqdm
 
 from cp_basicsr import autoload
+from cp_basicsr.data.files import write_png
 from cp_basicsr.launch import check_option_file
+from cp_basicsr.options import OptionError
 
 DEFAULT_BUDGETS = (0.75, 0.5, 0.35)
 RANDOM_SEED = 0
@@ -47,40 +51,44 @@ class Row:
     usage: list[float]
 
 
-def compare(
-    model: Any, loader: Any, budgets: Sequence[float], pictures: Path | None = None, main_budget: float | None = None
-) -> list[Row]:
+def compare(model: Any, loader: Any, budgets: Sequence[float], pictures: Path | None = None) -> list[Row]:
     """Rows for one dataset.
 
     Args:
         model: a ClassPruningModel built for testing.
         loader: BasicSR's loader of the dataset, with gt.
         budgets: fractions of the dense MACs.
-        pictures: folder for restored pictures and level maps of the route at ``main_budget``; None writes none.
-        main_budget: the budget whose pictures are written; the middle one by default.
+        pictures: folder for restored pictures and level maps of the route at the middle budget; None writes none.
 
     Raises:
         BudgetError: the levels do not allow a budget.
     """
-    main_budget = sorted(budgets)[len(budgets) // 2] if main_budget is None else main_budget
-    runs = list(_runs(model.net, model.choice, budgets))
-    metrics = {name: options for name, options in model.opt['val']['metrics'].items() if name != 'macs'}
-    totals = [
-        Row(name, kind, dict.fromkeys(metrics, 0.0), 0.0, 0.0, [0.0] * len(model.net.levels)) for name, kind, _ in runs
-    ]
-    for data in tqdm(loader, unit='image', desc=loader.dataset.opt['name']):
-        model.feed_data(data)
-        for row, (_, kind, choice) in zip(totals, runs, strict=True):
-            seconds = _run(model, kind, choice)
-            images = model.current_images(Path(data['lq_path'][0]).stem)
-            _add(row, model, images, metrics, seconds)
-            if pictures and kind == 'routed' and choice.budget == main_budget:
-                _write_pictures(pictures, Path(data['lq_path'][0]).stem, model, images)
-    return [_mean(row, len(loader)) for row in totals]
+    _warm_up(model, loader)
+    rows: list[Row] = []
+    pictured = sorted(budgets)[len(budgets) // 2]
+    routes: list[tuple[torch.Tensor, int | None]] = []
+    for name, kind, choice in _runs(model.net, model.choice, budgets):
+        folder = pictures if kind == 'routed' and choice.budget == pictured else None
+        row = _Mean(name, kind, len(model.net.levels))
+        maps = _shuffled(routes) if kind == 'random' else []
+        routes = []
+        with model.using(choice):
+            for index, data in enumerate(tqdm(loader, unit='image', desc=f'{loader.dataset.opt["name"]}, {name}')):
+                model.feed_data(data)
+                seconds = _timed(lambda: model.test(*maps[index : index + 1]))  # noqa: B023 (called at once)
+                stem = Path(data['lq_path'][0]).stem
+                images = model.current_images(stem)
+                row.add(model.measure(images), model.restored, seconds)
+                routes.append((model.restored.levels, model.restored.tile))
+                if folder:
+                    write_png(folder / f'{stem}.png', images['img'])
+                    write_png(folder / f'{stem}_levels.png', model.level_picture(images['img']))
+        rows.append(row.row())
+    return rows
 
 
 def _runs(net: Any, choice: Any, budgets: Sequence[float]) -> Iterator[tuple[str, str, Any]]:
-    """Name, kind and choice of each row, dense first."""
+    """Name, kind and choice of each row, dense first; a random row follows the routed one whose levels it shuffles."""
     densest = net.pattern.densest
     for level in range(densest, -1, -1):
         label = net.pattern.label(level)
@@ -91,56 +99,68 @@ def _runs(net: Any, choice: Any, budgets: Sequence[float]) -> Iterator[tuple[str
             yield f'{kind}, budget {budget:g}', kind, replace(choice, budget=budget, level=None)
 
 
-def _run(model: Any, kind: str, choice: Any) -> float:
-    """Restore the fed image; returns seconds. A random route shuffles the routed map: the same levels elsewhere."""
-    with model.using(choice):
-        if kind != 'random':
-            start = time.perf_counter()
-            model.test()
-            return time.perf_counter() - start
-        levels = model.route_levels()
-        order = torch.randperm(levels.numel(), generator=torch.Generator().manual_seed(RANDOM_SEED))
-        shuffled = levels.flatten()[order].view_as(levels)
-        start = time.perf_counter()
-        model.test(shuffled)
-        return time.perf_counter() - start
-
-
-def _add(row: Row, model: Any, images: dict[str, Any], metrics: dict[str, Any], seconds: float) -> None:
-    from basicsr.metrics import calculate_metric
-
-    for name, options in metrics.items():
-        row.quality[name] += calculate_metric(images, options)
-    row.macs_share += model.restored.macs_share
-    row.seconds += seconds
-    counts = model.restored.levels.flatten().bincount(minlength=len(row.usage))
-    row.usage = [
-        share + float(count) / model.restored.levels.numel() for share, count in zip(row.usage, counts, strict=True)
+def _shuffled(routes: Sequence[tuple[torch.Tensor, int | None]]) -> list[tuple[torch.Tensor, int | None]]:
+    """The same levels elsewhere: on other tiles of each image, or, routed as wholes, on other images of the set."""
+    generator = torch.Generator().manual_seed(RANDOM_SEED)
+    if all(tile is None for _, tile in routes):
+        order = torch.randperm(len(routes), generator=generator).tolist()
+        return [routes[index] for index in order]
+    return [
+        (levels.flatten()[torch.randperm(levels.numel(), generator=generator)].view_as(levels), tile)
+        for levels, tile in routes
     ]
 
 
-def _mean(row: Row, count: int) -> Row:
-    return Row(
-        row.name,
-        row.kind,
-        {name: value / count for name, value in row.quality.items()},
-        row.macs_share / count,
-        row.seconds / count,
-        [share / count for share in row.usage],
-    )
+def _warm_up(model: Any, loader: Any) -> None:
+    """Count the MACs of every image size and run once, so that no row's seconds hold what the first one caused."""
+    for data in loader:
+        model.feed_data(data)
+        model.prepare()
+    model.test()
 
 
-def _write_pictures(folder: Path, stem: str, model: Any, images: dict[str, Any]) -> None:
-    from cp_basicsr.data.files import write_png
-    from cp_basicsr.routing.picture import draw_level_map
+def _timed(run: Callable[[], None]) -> float:
+    """Seconds that ``run`` takes."""
+    _synchronise()
+    start = time.perf_counter()
+    run()
+    _synchronise()
+    return time.perf_counter() - start
 
-    write_png(folder / f'{stem}.png', images['img'])
-    write_png(folder / f'{stem}_levels.png', draw_level_map(images['img'], model.restored, model.net.pattern))
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class _Mean:
+    """Adds up the images of one row."""
+
+    def __init__(self, name: str, kind: str, levels: int) -> None:
+        self.name, self.kind = name, kind
+        self.images = 0
+        self.quality: dict[str, float] = {}
+        self.macs_share = self.seconds = 0.0
+        self.usage = torch.zeros(levels, dtype=torch.float64)
+
+    def add(self, quality: dict[str, float], restored: Any, seconds: float) -> None:
+        self.images += 1
+        for name, value in quality.items():
+            self.quality[name] = self.quality.get(name, 0.0) + value
+        self.macs_share += restored.macs_share
+        self.seconds += seconds
+        self.usage += restored.levels.flatten().bincount(minlength=len(self.usage)) / restored.levels.numel()
+
+    def row(self) -> Row:
+        count = self.images
+        quality = {name: value / count for name, value in self.quality.items()}
+        usage = (self.usage / count).tolist()
+        return Row(self.name, self.kind, quality, self.macs_share / count, self.seconds / count, usage)
 
 
 def as_markdown(rows: Sequence[Row], net: Any) -> str:
     """The table, one row a line, with the labels of the levels in the head."""
-    metrics = list(rows[0].quality)
+    metrics = [name for name in rows[0].quality if name != 'macs']
     labels = [f'tiles {net.pattern.label(level)}' for level in range(len(net.levels))]
     head = ['', *(name.upper() for name in metrics), 'MACs %', 's / image', *labels]
     lines = [head, ['---', *['---:'] * (len(head) - 1)]]
@@ -158,7 +178,7 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    metric = next(name for name in rows[0].quality if name.startswith('psnr'))
+    metric = next(iter(rows[0].quality))
     figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
     styles = {'static': ('s', '', 'black'), 'routed': ('o', '-', 'tab:blue'), 'random': ('x', '--', 'tab:gray')}
     for kind, (marker, line, colour) in styles.items():
@@ -169,7 +189,7 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
             axes.annotate(
                 row.name, (100 * row.macs_share, row.quality[metric]), textcoords='offset points', xytext=(4, -12)
             )
-    axes.set(xlabel='MACs, % of dense (classifier included)', ylabel='PSNR, dB', title=title)
+    axes.set(xlabel='MACs, % of dense (classifier included)', ylabel=metric.upper(), title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     temporary = path.with_name(f'.{path.name}')
@@ -207,23 +227,39 @@ def run(option_file: Path, budgets: Sequence[float], out: Path | None) -> dict[s
         table = as_markdown(rows, model.net)
         get_root_logger().info(f'{name}: {machine()}\n\n{table}\n')
         if out:
-            (out / name / 'table.md').write_text(f'{name}: {machine()}\n\n{table}\n')
-            (out / name / 'table.json').write_text(json.dumps([asdict(row) for row in rows], indent=1))
+            write_text(out / name / 'table.md', f'{name}: {machine()}\n\n{table}\n')
+            write_text(out / name / 'table.json', json.dumps([asdict(row) for row in rows], indent=1))
             plot(rows, out / name / 'psnr_macs.png', name)
     return results
 
 
 def read_test_options(option_file: Path) -> dict[str, Any]:
-    """An option file as BasicSR's test command sees it, without its command line or result folders."""
+    """An option file as BasicSR's test command sees it, without its command line or result folders.
+
+    Raises:
+        OptionError: it names no metrics.
+    """
     from basicsr.utils.options import yaml_load
 
     opt = yaml_load(str(option_file))
+    if not (opt.get('val') or {}).get('metrics'):
+        raise OptionError(f'{option_file}: val.metrics is missing; there would be nothing to compare.')
     opt |= {'is_train': False, 'dist': False, 'rank': 0, 'world_size': 1}
-    opt['num_gpu'] = torch.cuda.device_count() if opt['num_gpu'] == 'auto' else opt['num_gpu']
+    opt['num_gpu'] = torch.cuda.device_count() if opt.get('num_gpu', 'auto') == 'auto' else opt['num_gpu']
     opt['manual_seed'] = opt.get('manual_seed') or 0
+    opt['path'] = {
+        key: osp.expanduser(value) if isinstance(value, str) else value for key, value in opt['path'].items()
+    }
     for phase, block in opt['datasets'].items():
         block |= {'phase': phase.split('_')[0]} | ({'scale': opt['scale']} if 'scale' in opt else {})
     return opt
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it."""
+    temporary = path.with_name(f'.{path.name}')
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, path)
 
 
 def machine() -> str:

@@ -63,7 +63,7 @@ def test_supernet_visits_every_level_between_and_always_both_ends(tmp_path: Path
 
 
 def test_two_levels_have_nothing_between(tmp_path: Path) -> None:
-    options = training_options(tmp_path)
+    options = training_options(tmp_path, budget_opt={'type': 'BudgetLoss', 'target': 0.8})
     options['network_g']['sparsity']['levels'] = [2, 4]
     model = build(options)
     train(model, 1, 6)

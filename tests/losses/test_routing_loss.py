@@ -1,0 +1,134 @@
+import math
+
+import pytest
+import torch
+from basicsr.losses import build_loss
+
+from cp_basicsr.options import OptionError
+from cp_basicsr.routing import price_psnr, soft_oracle
+
+# Three predictions over three levels, and what the levels cost.
+PROBS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.0, 0.0, 1.0]])
+COSTS = torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)
+
+
+def log_probs():
+    return PROBS.clamp_min(1e-30).log().requires_grad_()
+
+
+def loss(kind, **options):
+    return build_loss({'type': kind, **options})
+
+
+def test_budget_loss():
+    # Expected costs 0.5, 0.825, 1.0; their mean is 0.775.
+    assert loss('BudgetLoss', target=0.5)(log_probs(), COSTS).item() == pytest.approx(0.275 / 0.5)
+    assert loss('BudgetLoss', target=0.8, loss_weight=2.0)(log_probs(), COSTS).item() == pytest.approx(2 * 0.025 / 0.8)
+    assert loss('BudgetLoss', target=0.775)(log_probs(), COSTS).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(('target', 'sign'), [(0.3, -1), (0.95, 1)])
+def test_budget_loss_moves_the_cost_to_the_target(target, sign):
+    logits = torch.zeros(4, 3, requires_grad=True)
+    loss('BudgetLoss', target=target)(logits.log_softmax(dim=1), COSTS).backward()
+    moved = (logits - logits.grad).softmax(dim=1)
+    assert ((moved @ COSTS.float()).mean() - COSTS.mean()) * sign > 0
+
+
+def test_confidence_loss():
+    # Sums of the gaps: 0.25 + 0.25 + 0, 0.1 + 0.6 + 0.5, 0 + 1 + 1.
+    expected = ((2 - 0.5) + (2 - 1.2) + (2 - 2)) / 3
+    assert loss('ConfidenceLoss')(log_probs(), COSTS).item() == pytest.approx(expected)
+    assert loss('ConfidenceLoss', loss_weight=0.1)(log_probs(), COSTS).item() == pytest.approx(0.1 * expected)
+    uniform = torch.full((2, 4), 0.25).log()
+    assert loss('ConfidenceLoss')(uniform, None).item() == pytest.approx(3)
+
+
+def test_confidence_loss_sharpens_a_prediction():
+    logits = torch.tensor([[0.1, 0.0, -0.1]], requires_grad=True)
+    loss('ConfidenceLoss')(logits.log_softmax(dim=1), COSTS).backward()
+    moved = (logits - logits.grad).softmax(dim=1)
+    assert moved.max() > logits.softmax(dim=1).max()
+
+
+def test_soft_oracle_loss_is_the_cross_entropy():
+    target = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+    expected = -(math.log(0.5) + 0.5 * math.log(0.2) + 0.5 * math.log(0.7)) / 2
+    own = log_probs()
+    value = loss('SoftOracleLoss', loss_weight=3.0)(own[:2], target)
+    assert value.item() == pytest.approx(3 * expected)
+    value.backward()
+    torch.testing.assert_close(own.grad[:2], -3 * target / 2)
+
+
+def test_soft_oracle_targets_take_eta_or_solve_it_for_the_budget():
+    psnr = torch.tensor([[30.0, 30.5, 30.6], [25.0, 27.0, 29.0]])
+    costs = COSTS.float()
+    given = loss('SoftOracleLoss', tau=0.2, eta=0.3).target(psnr, COSTS, 0.6)
+    torch.testing.assert_close(given, ((0.3 * psnr - costs) / 0.2).softmax(dim=1))
+    solved = loss('SoftOracleLoss', tau=0.2).target(psnr, COSTS, 0.6)
+    torch.testing.assert_close(solved, soft_oracle(psnr, costs, price_psnr(psnr, costs, 0.6, 0.2), 0.2))
+    assert (solved @ costs).mean().item() == pytest.approx(0.6, abs=1e-3)
+
+
+def classsr_class_loss(probs):
+    """ClassSR's class loss, patch by patch."""
+    patches, classes = len(probs), len(probs[0])
+    total = 0.0
+    for patch in probs:
+        gaps = 0.0
+        for a in range(classes):
+            for b in range(a + 1, classes):
+                gaps += abs(float(patch[a]) - float(patch[b]))
+        total += (classes - 1) - gaps
+    return total / patches
+
+
+def classsr_average_loss(probs):
+    """ClassSR's average loss, patch by patch, with the divisor of its code."""
+    patches, classes = len(probs), len(probs[0])
+    total = 0.0
+    for k in range(classes):
+        total += abs(sum(float(patch[k]) for patch in probs) - patches / classes)
+    return total / (patches / classes * 4)
+
+
+@pytest.mark.parametrize('classes', [2, 3])
+def test_classsr_losses_equal_their_loops(classes):
+    torch.manual_seed(0)
+    probs = torch.rand(7, classes).softmax(dim=1)
+    assert loss('ClassSRClassLoss')(probs.log(), COSTS).item() == pytest.approx(classsr_class_loss(probs), rel=1e-5)
+    assert loss('ClassSRAverageLoss')(probs.log(), COSTS).item() == pytest.approx(classsr_average_loss(probs), rel=1e-5)
+
+
+def test_classsr_average_loss_spreads_patches_whatever_they_cost():
+    collapsed = torch.tensor([[0.98, 0.01, 0.01]] * 6).log()
+    spread = torch.eye(3).repeat(2, 1).clamp_min(1e-9).log()
+    average = loss('ClassSRAverageLoss', loss_weight=2.0)
+    assert average(spread, COSTS).item() == pytest.approx(0, abs=1e-6)
+    # |0.98 - 1/3| + 2 |0.01 - 1/3| = 1.2933, times 3/4, times the weight.
+    assert average(collapsed, COSTS).item() == pytest.approx(2 * 0.75 * (0.98 - 1 / 3 + 2 * (1 / 3 - 0.01)))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options', 'told'),
+    [
+        ('BudgetLoss', {'target': 0}, r'train\.budget_opt\.target is 0'),
+        ('BudgetLoss', {'target': '50%'}, r"train\.budget_opt\.target is '50%'"),
+        ('BudgetLoss', {'target': True}, 'True'),
+        ('SoftOracleLoss', {'tau': 0}, r'train\.oracle_opt\.tau is 0'),
+        ('SoftOracleLoss', {'eta': -1}, r'train\.oracle_opt\.eta is -1'),
+    ],
+)
+def test_values_out_of_range_are_named(kind, options, told):
+    with pytest.raises(OptionError, match=told):
+        loss(kind, **options)
+
+
+@pytest.mark.parametrize(
+    'kind', ['BudgetLoss', 'ConfidenceLoss', 'SoftOracleLoss', 'ClassSRClassLoss', 'ClassSRAverageLoss']
+)
+def test_an_unknown_option_is_named(kind):
+    options = {'target': 0.5} if kind == 'BudgetLoss' else {}
+    with pytest.raises((TypeError, OptionError), match='los_weight'):
+        loss(kind, los_weight=1.0, **options)
