@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cp_basicsr.archs  # noqa: F401
 import torch
-from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from torch import Tensor, nn
+
+import cp_basicsr.archs  # noqa: F401
+from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 
 SPARSITY = {'m': 4, 'levels': [1, 2, 4]}
 CLASSIFIER = {'type': 'DifficultyClassifier', 'num_feat': 4}

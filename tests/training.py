@@ -89,8 +89,6 @@ def training_options(folder: Path, base: Mapping[str, Any] = SRVGG, iters: int =
         'confidence_opt': {'type': 'ConfidenceLoss', 'loss_weight': 0.1},
     } | train
     experiment = folder / 'experiments' / 'tiny'
-    for name in ('models', 'training_states'):
-        (experiment / name).mkdir(parents=True, exist_ok=True)
     return {
         'name': 'tiny',
         'model_type': 'ClassPruningModel',
@@ -113,6 +111,38 @@ def training_options(folder: Path, base: Mapping[str, Any] = SRVGG, iters: int =
         'train': {key: value for key, value in block.items() if value is not None},
         'val': {'save_img': False, 'tile': {'size': 8}, 'metrics': METRICS},
         'logger': {'print_freq': 1},
+    }
+
+
+def user_options(folder: Path, base: Mapping[str, Any] = SRVGG, iters: int = 2, **train: Any) -> dict[str, Any]:
+    """The same run as a user's option file for `basicsr/train.py` has it, with the same images to train on."""
+    options = training_options(folder, base, iters, **train)
+    for key in ('is_train', 'dist', 'rank', 'world_size'):
+        del options[key]
+    images = {key: value for key, value in options['datasets']['val'].items() if key not in ('phase', 'scale')}
+    loader = {
+        'gt_size': 16 * options['scale'],
+        'use_hflip': True,
+        'use_rot': True,
+        'num_worker_per_gpu': 0,
+        'batch_size_per_gpu': 2,
+        'dataset_enlarge_ratio': 100,
+    }
+    options['datasets'] = {'train': images | {'name': 'train'} | loader, 'val': images}
+    options['path'] = {'pretrain_network_g': None, 'strict_load_g': True, 'resume_state': None}
+    options['val'] |= {'val_freq': iters, 'budget': 0.6}
+    options['logger'] = {'print_freq': 1, 'save_checkpoint_freq': iters, 'use_tb_logger': True, 'wandb': None}
+    options['dist_params'] = {'backend': 'nccl', 'port': 29500}
+    return options
+
+
+def user_test_options(train: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
+    """The test option file that belongs to a training option file."""
+    return {
+        **{key: train[key] for key in ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'network_g')},
+        'datasets': {'test_1': train['datasets']['val']},
+        'path': {'pretrain_network_g': checkpoint and str(checkpoint), 'strict_load_g': True},
+        'val': {**train['val'], 'save_img': True, 'suffix': None},
     }
 
 
@@ -149,7 +179,9 @@ def train(model: Any, first: int, last: int, batches: Callable[[int], Batch] = b
 
 
 def build(options: dict[str, Any]) -> Any:
-    """A model whose first weights are always the same, from a copy of the options."""
+    """A model whose first weights are always the same, from a copy of the options; makes the folders it writes to."""
+    for name in ('models', 'training_states'):
+        Path(options['path'][name]).mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     return build_model(copy.deepcopy(options))
 
@@ -183,7 +215,7 @@ def separate(classifier: Any, images: list[Tensor], tile: int) -> None:
     for image in images:
         classifier(image, tile)
     handle.remove()
-    rows = torch.cat(features, dim=1)[0].double()
+    rows = torch.cat([each.flatten(0, 1) for each in features]).double()
     centre = rows.mean(dim=0)
     direction = torch.linalg.svd(rows - centre).Vh[0]
     direction = direction / ((rows - centre) @ direction).std()

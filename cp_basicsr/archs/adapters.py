@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from basicsr.archs.ecbsr_arch import ECB
+from basicsr.archs.edvr_arch import EDVR
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.swinir_arch import SwinTransformerBlock
+from basicsr.archs.tof_arch import TOFlow
 from basicsr.ops.dcn import ModulatedDeformConv
 from torch import Tensor, nn
 
@@ -96,6 +98,10 @@ def required_multiple(base: nn.Module) -> int:
         return math.lcm(*windows)
     if isinstance(base, RRDBNet):
         return {1: 4, 2: 2}.get(base.scale, 1)  # it folds pixels into channels at these scales
+    if isinstance(base, EDVR):
+        return 16 if base.hr_in else 4  # strided convolutions, and one shuffle more for inputs of full size
+    if isinstance(base, TOFlow):
+        return 16  # four halvings, whose flows must fit when they are doubled again
     return 1
 
 

@@ -126,7 +126,7 @@ class ClassPruningNet(nn.Module):
             OptionError: the input has another number of channels than the network.
             PatternError: there is no such level.
         """
-        self._check_input(x)
+        self.check_shape(x.shape)
         if each_level is not None:
             outputs = {level: self._run_level(x, level) for level in each_level}
             return outputs, None if predict_tile is False else self.predict(x, predict_tile)
@@ -138,7 +138,7 @@ class ClassPruningNet(nn.Module):
 
     def restore(self, x: Tensor, choice: RoutingChoice | None = None) -> Restored:
         """Restore a batch and say what was spent; see :func:`cp_basicsr.archs.restoring.restore`."""
-        self._check_input(x)
+        self.check_shape(x.shape)
         return restore(self, x, choice or self.choice or self.calibration.trained_choice())
 
     def predict(self, x: Tensor, tile: int | None) -> Tensor:
@@ -160,6 +160,7 @@ class ClassPruningNet(nn.Module):
         """MACs of one input of ``shape`` (without batch axis), classifier excluded."""
         shape = tuple(shape)
         if shape not in self._mac_tables:
+            self.check_shape((1, *shape))
             self._mac_tables[shape] = trace_macs(self.base, (1, *shape), operator_flops())
         return self._mac_tables[shape]
 
@@ -176,12 +177,17 @@ class ClassPruningNet(nn.Module):
         table = self.macs(shape)
         return torch.tensor([table.level(k) / table.dense for k in range(len(self.levels))], dtype=torch.float64)
 
-    def _check_input(self, x: Tensor) -> None:
-        if x.dim() not in (4, 5):
-            raise OptionError(f'The input has shape {tuple(x.shape)}; allowed: [B, C, H, W] or [B, T, C, H, W].')
-        if x.shape[-3] != self.in_channels:
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuse an input whose ``shape``, batch axis included, is not ``[B, C, H, W]`` or ``[B, T, C, H, W]``.
+
+        Raises:
+            OptionError: it is not, or has another number of channels than the network.
+        """
+        if len(shape) not in (4, 5):
+            raise OptionError(f'The input has shape {tuple(shape)}; allowed: [B, C, H, W] or [B, T, C, H, W].')
+        if shape[-3] != self.in_channels:
             raise OptionError(
-                f'The input has {x.shape[-3]} channel(s), but {self.base_options["type"]} was built for '
+                f'The input has {shape[-3]} channel(s), but {self.base_options["type"]} was built for '
                 f'{self.in_channels} (network_g.base). Convert the images, or build the network for their channels.'
             )
 

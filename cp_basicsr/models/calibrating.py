@@ -51,17 +51,17 @@ class HeldOutImages:
     Args:
         options: names the dataset.
         scale: gt pixels for each lq pixel along one side.
-        multiple: heights and widths are cut to multiples of this.
+        net: heights and widths are cut to what it needs.
 
     Raises:
-        OptionError: the first image is too small for the network.
+        OptionError: the first image is too small for the network, or has other channels.
     """
 
-    def __init__(self, options: TrainingOptions, scale: int, multiple: int) -> None:
+    def __init__(self, options: TrainingOptions, scale: int, net: ClassPruningNet) -> None:
         self._block = {'name': 'calibration', 'scale': scale, **options.calibration, 'phase': 'val'}
         self._most = options.calibration_images
-        self._multiple = multiple
-        self._read(build_dataset(self._block), 0)
+        self._multiple = net.multiple
+        net.check_shape(self._read(build_dataset(self._block), 0).shape)
 
     @functools.cached_property
     def patches(self) -> list[Tensor]:

@@ -120,7 +120,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         super().init_training_settings()
         options = self.training_options
         self.calibration_images = (
-            HeldOutImages(options, self.opt.get('scale', 1), self.net.multiple)
+            HeldOutImages(options, self.opt.get('scale', 1), self.net)
             if options.calibration
             else RecentBatches()
         )

@@ -70,7 +70,7 @@ def levels_for_budget(log_probs: Tensor, costs: Tensor, budget: float, areas: Te
     """Levels that meet a budget on these very tiles, to within one tile.
 
     Tiles with equal predictions (a flat sky) change level at one price; of those the first in raster order are given
-    the denser level until the budget is used up.
+    the denser level until the budget is used up, and the next one whichever level comes nearest to it.
 
     Args and units as in :func:`fit_price`.
 
@@ -83,8 +83,14 @@ def levels_for_budget(log_probs: Tensor, costs: Tensor, budget: float, areas: Te
     weights = torch.ones_like(cheap, dtype=torch.float64) if areas is None else areas.double()
     extra = (costs.double()[dear] - costs.double()[cheap]) * weights
     room = (budget - spent_share(cheap, costs, areas)) * float(weights.sum())
-    affordable = extra.cumsum(0) <= room + 0.5 * float(extra.max())
-    return torch.where(affordable, dear, cheap)
+    affordable = extra.cumsum(0) <= room
+    levels = torch.where(affordable, dear, cheap)
+    undecided = ((extra > 0) & ~affordable).nonzero().flatten()[:1]
+    for tile in undecided.tolist():
+        left = (room - float(extra[affordable].sum())) / float(weights[tile])
+        between = costs[int(cheap[tile]) : int(dear[tile]) + 1].double()
+        levels[tile] = cheap[tile] + (between - between[0] - left).abs().argmin()
+    return levels
 
 
 def check_budget(budget: float, costs: Tensor, overhead: float, where: str = 'val.budget') -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from tqdm import tqdm
 
 from cp_basicsr import autoload
@@ -237,11 +238,13 @@ def read_test_options(option_file: Path) -> dict[str, Any]:
     """An option file as BasicSR's test command sees it, without its command line or result folders.
 
     Raises:
-        OptionError: it names no metrics.
+        OptionError: it names no metrics, or another model.
     """
-    from basicsr.utils.options import yaml_load
-
-    opt = yaml_load(str(option_file))
+    opt = yaml.safe_load(option_file.read_text(encoding='utf-8'))
+    if opt.get('model_type') != 'ClassPruningModel':
+        raise OptionError(
+            f'{option_file}: model_type is {opt.get("model_type")!r}; only a ClassPruningModel has levels to compare.'
+        )
     if not (opt.get('val') or {}).get('metrics'):
         raise OptionError(f'{option_file}: val.metrics is missing; there would be nothing to compare.')
     opt |= {'is_train': False, 'dist': False, 'rank': 0, 'world_size': 1}

@@ -1,7 +1,10 @@
 import pytest
+import torch
 from deformable import define_operator
 
 import cp_basicsr.archs  # noqa: F401  (BasicSR, mended where it does not import by itself)
+
+torch.set_num_threads(1)  # the networks are too small to share out
 
 
 @pytest.fixture

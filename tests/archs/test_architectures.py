@@ -159,7 +159,12 @@ def test_an_architecture_registered_by_a_user():
 
 
 def test_build_network_reads_the_block_of_an_option_file():
-    options = {'type': 'ClassPruningNet', 'base': IMAGE_CASES['EDSR'].base, 'sparsity': SPARSITY, 'classifier': CLASSIFIER}
+    options = {
+        'type': 'ClassPruningNet',
+        'base': IMAGE_CASES['EDSR'].base,
+        'sparsity': SPARSITY,
+        'classifier': CLASSIFIER,
+    }
     net = build_network(options)
     assert net.levels == (1, 2, 4)
     assert net.training and net(IMAGE_CASES['EDSR'].input()).requires_grad, 'in training: the densest level'
@@ -175,3 +180,24 @@ def test_training_asks_for_several_levels_and_the_prediction_in_one_call():
         torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(2, 2, 3))
         assert net(x, each_level=[])[1] is None
         assert net(x, each_level=[], predict_tile=None)[1].shape == (2, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ('name', 'multiple'),
+    [
+        ('SwinIR JPEG', 7), ('SwinIR pixelshuffle', 4), ('RRDBNet x1', 4), ('RRDBNet x2', 2), ('RRDBNet x4', 1),
+        ('EDSR', 1), ('EDVR', 4), ('TOFlow', 16), ('DUF', 1),
+    ],
+)  # fmt: skip
+def test_heights_and_widths_that_a_network_takes(name, multiple, request):
+    if CASES[name].needs_deform:
+        request.getfixturevalue('deform_conv')
+    net = CASES[name].net()
+    assert net.multiple == multiple
+    frames = CASES[name].shape[:-2]
+    with torch.no_grad():
+        output = net(torch.rand(1, *frames, 2 * multiple, 3 * multiple), level=0)
+        assert output.shape[-2:] == (2 * multiple * CASES[name].scale, 3 * multiple * CASES[name].scale)
+        if multiple > 1:
+            with pytest.raises((RuntimeError, AssertionError)):
+                net(torch.rand(1, *frames, 2 * multiple, 3 * multiple + 1), level=0)

@@ -79,17 +79,6 @@ def test_a_dearer_budget_never_makes_a_tile_sparser_at_the_calibrated_price(trai
         assert any(bool((low < high).any()) for low, high in zip(cheap, dear, strict=True))
 
 
-def test_busy_tiles_get_the_denser_levels(trained: Path, tmp_path: Path) -> None:
-    """The right half of every image is busy, the left half is flat."""
-    model, loader = unseen(tmp_path, trained, budget=0.6)
-    for data in loader:
-        model.feed_data(data)
-        model.test()
-        middle = model.restored.levels.shape[-1] // 2
-        left, right = model.restored.levels[..., : middle - 1].float(), model.restored.levels[..., middle + 1 :].float()
-        assert right.mean() > left.mean() + 0.5
-
-
 @pytest.mark.parametrize('budget', [0.2, 1.2])
 def test_a_budget_outside_the_levels_is_refused(budget: float, trained: Path, tmp_path: Path) -> None:
     model, loader = unseen(tmp_path, trained, budget=budget)

@@ -201,7 +201,7 @@ def test_a_broken_image_stops_the_run_and_touches_nothing(
     broken = batch_of(iteration)
     broken[image][1, 2, 3, 4] = value
     stage = model.training_options.plan.at(iteration).name
-    message = rf'Iteration {iteration} \({stage} stage\): the loss \(.*nan.*\) is nan\. The weights were not touched'
+    message = rf'Iteration {iteration} \({stage} stage\): .*l_\w+ nan.* is nan\. The weights were not touched'
     with pytest.raises(NonFiniteError, match=message) as caught:
         train(model, iteration, iteration, lambda _: broken)
     assert options['path']['models'] in str(caught.value) and '--auto_resume' in str(caught.value)
@@ -225,7 +225,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     model = build(training_options(tmp_path))
     model.cri_pix = Root()
     before = snapshot(model)['networks']
-    with pytest.raises(NonFiniteError, match=r'Iteration 1 \(supernet stage\): the norm of the gradient is nan'):
+    with pytest.raises(
+        NonFiniteError, match=r'Iteration 1 \(supernet stage\): the norm of the gradient.* is nan'
+    ):
         train(model, 1, 1)
     assert_same(snapshot(model)['networks'], before)
 

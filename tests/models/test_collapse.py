@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import build, resume, train, training_options, write_pairs
+from training import batch_of, build, resume, separate, train, training_options, write_pairs
 
 from cp_basicsr.models import collapse
 
@@ -68,8 +68,9 @@ def test_nor_after_a_resume_in_the_joint_stage(tmp_path: Path, log: list[str]) -
     assert not warnings(log)
 
 
-def test_a_classifier_that_learns_is_not_reported(tmp_path: Path, log: list[str]) -> None:
-    options = training_options(tmp_path, iters=20, optim_g={'type': 'Adam', 'lr': 5e-3})
-    model = build(options)
-    train(model, 1, 60)
+def test_a_classifier_that_uses_its_levels_is_not_reported(tmp_path: Path, log: list[str]) -> None:
+    model = build(options_for(tmp_path))
+    separate(model.net.classifier, [batch_of(iteration)['lq'] for iteration in range(1, 26)], tile=8)
+    train(model, 1, 25)
+    assert max(model.log_dict[f'tiles_level{level}'] for level in range(3)) < 0.9
     assert not warnings(log)

@@ -166,6 +166,37 @@ def test_joint_teaches_classifier_and_supernet_through_the_choice(tmp_path: Path
     assert gradients['base.body.2.weight'].abs().max() > 0
 
 
+def test_the_classifier_learns_which_tiles_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With known truth, each level worth 3 dB on bright tiles and nothing on dark ones, it finds them on new images."""
+
+    def known_psnr(output: Tensor, gt: Tensor, side: int) -> Tensor:
+        return 30 + 3.0 * level_of[output.data_ptr()] * (F.avg_pool2d(gt.mean(dim=1), side) > 0.3)
+
+    def half_dark(iteration: int) -> dict[str, Tensor]:
+        images = batch_of(iteration)
+        return {name: values * torch.tensor([0.2, 1, 0.2, 1]).view(4, 1, 1, 1) for name, values in images.items()}
+
+    level_of: dict[int, int] = {}
+    monkeypatch.setattr('cp_basicsr.models.objectives.tile_psnr', known_psnr)
+    stages = [{'name': 'classifier', 'iters': 60}]
+    options = training_options(tmp_path, stages=stages, total_iter=60, optim_g={'type': 'Adam', 'lr': 5e-3})
+    model = build(options)
+    run_level = model.net._run_level
+
+    def remember(x: Tensor, level: int) -> Tensor:
+        outputs.append(run_level(x, level))
+        level_of[outputs[-1].data_ptr()] = level
+        return outputs[-1]
+
+    outputs: list[Tensor] = []
+    monkeypatch.setattr(model.net, '_run_level', remember)
+    train(model, 1, 60, half_dark)
+    assert model.log_dict['expected_cost'] == pytest.approx(0.6, abs=0.05)
+    with torch.no_grad():
+        levels = model.net.eval().predict(half_dark(1000)['lq'], TILE).argmax(dim=1)
+    assert (levels[::2] == 0).all() and (levels[1::2] >= 1).all()
+
+
 def test_targets_are_measured_without_dropout(tmp_path: Path) -> None:
     """The supernet is in eval mode while the classifier learns, and in training mode before and after."""
     model = build(training_options(tmp_path))

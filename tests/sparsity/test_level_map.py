@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from references import masked_by_hand, selected_by_hand
 from torch import nn
 
-from cp_basicsr.sparsity import LevelMapRoute, NMPattern, UniformRoute, UnplacedLayerError, active_route, convert, routed
+from cp_basicsr.sparsity import (
+    LevelMapRoute,
+    NMPattern,
+    UniformRoute,
+    UnplacedLayerError,
+    active_route,
+    convert,
+    routed,
+)
 from cp_basicsr.sparsity.placement import TileGrid
 
 PATTERN = NMPattern(4, [1, 2, 4])
@@ -148,6 +156,7 @@ def test_two_threads_run_two_routes_at_once():
     net, x = pyramid(), torch.randn(1, 6, 8, 8)
     expected = [uniform(net, x, level) for level in (0, 2)]
     meeting, results = threading.Barrier(2, timeout=30), [None, None]
+
     # Neither thread enters a layer before the other stands at it, within its own route.
     def meet(*_):
         meeting.wait()

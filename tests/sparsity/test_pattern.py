@@ -23,10 +23,11 @@ from cp_basicsr.sparsity import NMPattern, PatternError
         (4, 124, ['124', 'write a list']),
         (4, '2:4', ["'2:4'", 'write a list']),
         (4, [1, 2], ['[1, 2]', 'write [1, 2, 4]']),
-        (1, [1], ['.m is 1', '2 to 256']),
+        (4, [4], ['[4]', 'at least two levels']),
+        (1, [1, 2], ['.m is 1', '2 to 256']),
         (257, [257], ['.m is 257', '2 to 256']),
         (4.0, [1, 4], ['.m holds 4.0', 'only integers']),
-        (True, [1], ['.m holds True', 'only integers']),
+        (True, [1, 2], ['.m holds True', 'only integers']),
         ('4', [1, 4], ["'4' (str)", 'only integers']),
     ],
 )
@@ -44,8 +45,8 @@ def test_the_place_in_a_message_can_be_another():
 
 @given(st.integers(2, 32), st.integers(1, 200), st.data())
 def test_kept_weights_of_a_row_are_the_sum_over_its_groups(m, width, data):
-    n = data.draw(st.integers(1, m))
-    pattern = NMPattern(m, [n, m] if n < m else [m])
+    n = data.draw(st.integers(1, m - 1))
+    pattern = NMPattern(m, [n, m])
     by_groups = sum(-(-n * min(m, width - start) // m) for start in range(0, width, m))
     assert pattern.kept(0, width) == by_groups
     assert pattern.kept(pattern.densest, width) == width

@@ -120,5 +120,7 @@ def test_shifted_windows_take_their_tokens_from_where_the_shift_found_them(windo
     levels = WindowPlacement(window, shift).levels(grid, (2 * len(order), window * window, 8))
     for row, pixels in enumerate(order * 2):
         image = row // len(order)
-        expected = [level_at(grid.levels[image], tile, *divmod(p, width), (height, width), (height, width)) for p in pixels]
+        expected = [
+            level_at(grid.levels[image], tile, *divmod(p, width), (height, width), (height, width)) for p in pixels
+        ]
         assert levels[row].tolist() == expected
