@@ -18,7 +18,6 @@ from basicsr.utils.registry import METRIC_REGISTRY
 
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from cp_basicsr.models.training_options import TrainingOptions
-from cp_basicsr.routing.choice import RoutingChoice
 
 OPTIONS = Path(__file__).resolve().parents[1] / 'options'
 PAIRED = (

@@ -170,6 +170,11 @@ def batch_of(iteration: int, count: int = 4, scale: int = 2, side: int = 16) -> 
     return {'lq': F.avg_pool2d(gt, scale), 'gt': gt}
 
 
+def half_dark_batch_of(iteration: int) -> Batch:
+    """The same patches, the first half of them dark."""
+    return {name: torch.cat([0.2 * images[::2], images[1::2]]) for name, images in batch_of(iteration).items()}
+
+
 def train(model: Any, first: int, last: int, batches: Callable[[int], Batch] = batch_of, warmup_iter: int = -1) -> None:
     """Iterations `first` to `last` as basicsr/train.py runs them."""
     for iteration in range(first, last + 1):

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 STEM = 4  # pixels folded into channels before the first convolution
 STRIDE = 8  # lq pixels for each position of the last feature map
+# Brightness says little about difficulty and drowns what does: on patches that are textured or flat, with images in
+# [0, 1] as they are, 200 iterations taught nothing (cross-entropy 1.04); centred and scaled, 40 reach the floor (0.6).
+CENTRE, GAIN = 0.5, 4.0
 
 
 @ARCH_REGISTRY.register()
@@ -54,7 +57,8 @@ class DifficultyClassifier(nn.Module):
             ``[B, L, ceil(H/tile), ceil(W/tile)]``, or ``[B, L, 1, 1]``.
         """
         height, width = x.shape[-2:]
-        features = self.features(F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate'))
+        centred = (x - CENTRE) * GAIN
+        features = self.features(F.pad(centred, (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate'))
         return self.head(_pool_tiles(features, tile, height, width))
 
 

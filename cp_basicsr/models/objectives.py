@@ -46,9 +46,7 @@ class Objectives:
         with torch.no_grad():
             outputs, _ = self.model.net(self.model.lq, each_level=levels)
         _, log_probs = self.model.net_g(self.model.lq, each_level=(), predict_tile=self.model.training_tile())
-        target = self._target(log_probs, outputs)
-        self._observe(log_probs, target)
-        losses = {} if target is None else {'l_oracle': self.model.criteria['oracle'](_rows(log_probs), target)}
+        losses = self._oracle(log_probs, outputs)
         progress = self.model.stage.progress(current_iter)
         options = self.model.training_options
         return losses | self._auxiliary(
@@ -56,7 +54,11 @@ class Objectives:
         )
 
     def joint(self, current_iter: int) -> dict[str, Tensor]:
-        """Both learn: the loss is taken on the chosen output, the choice is hard going forward and soft going back."""
+        """Both learn: the loss is taken on the chosen output, the choice is hard going forward and soft going back.
+
+        The measured target stays: what the classifier feels through the chosen output is weak, and the auxiliary losses
+        alone are content with one middle level everywhere.
+        """
         model = self.model
         levels = range(len(model.net.levels))
         outputs, log_probs = model.net_g(model.lq, each_level=levels, predict_tile=model.training_tile())
@@ -64,9 +66,8 @@ class Objectives:
         hard = F.one_hot(probs.argmax(dim=1), len(levels)).movedim(-1, 1).to(probs)
         choice = hard + probs - probs.detach()
         chosen = sum(self._on_pixels(choice[:, k], outputs[k]) * outputs[k] for k in levels)
-        self._observe(log_probs, self._target(log_probs, outputs))
         losses = self._restoration(chosen, model.gt, 'chosen')
-        losses |= self._auxiliary(log_probs, 1.0, 1.0)
+        losses |= self._oracle(log_probs, outputs) | self._auxiliary(log_probs, 1.0, 1.0)
         weight = model.training_options.joint_supernet_weight
         return losses | {name: weight * loss for name, loss in self._sandwich(outputs).items()}
 
@@ -93,6 +94,12 @@ class Objectives:
             perceptual, style = self.model.cri_perceptual(output, target)
             losses |= {f'l_percep_{name}': perceptual, f'l_style_{name}': style}
         return {name: loss for name, loss in losses.items() if loss is not None}
+
+    def _oracle(self, log_probs: Tensor, outputs: dict[int, Tensor]) -> dict[str, Tensor]:
+        """Cross-entropy with the measured target; what both choose is observed for the log."""
+        target = self._target(log_probs, outputs)
+        self._observe(log_probs, target)
+        return {} if target is None else {'l_oracle': self.model.criteria['oracle'](_rows(log_probs), target)}
 
     @torch.no_grad()
     def _target(self, log_probs: Tensor, outputs: dict[int, Tensor]) -> Tensor | None:

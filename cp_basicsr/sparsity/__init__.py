@@ -1,6 +1,14 @@
 """N:M sparsity in pure PyTorch: patterns, ranks, prunable layers, conversion of networks, routes and MACs."""
 
-from .convert import ConversionReport, bake_state_dict, convert, native_state_dict, prunable_layers, refresh_ranks
+from .convert import (
+    ConversionReport,
+    bake_state_dict,
+    convert,
+    native_state_dict,
+    prunable_layers,
+    refresh_ranks,
+    set_straight_through,
+)
 from .layers import NMConv2d, NMConv3d, NMLinear, PrunableLayer
 from .macs import MacTable, trace_macs
 from .masks import level_mask, weight_ranks
@@ -32,6 +40,7 @@ __all__ = [
     'prunable_layers',
     'refresh_ranks',
     'routed',
+    'set_straight_through',
     'trace_macs',
     'weight_ranks',
 ]

@@ -141,6 +141,12 @@ def _named_places(net: nn.Module) -> Iterator[tuple[str, PrunableLayer]]:
             yield name, layer
 
 
+def set_straight_through(net: nn.Module, on: bool) -> None:
+    """Let the gradients of sparse levels reach every weight, or only the weights they keep."""
+    for layer in prunable_layers(net).values():
+        layer.straight_through = on
+
+
 def _sparsity_keys(net: nn.Module) -> set[str]:
     return {f'{name}.{key}' for name, layer in _named_places(net) for key in layer.sparsity_keys()}
 

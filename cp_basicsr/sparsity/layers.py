@@ -41,12 +41,15 @@ class PrunableLayer(nn.Module):
         ranks: uint8 buffer shaped like the dense weight; state, because fine-tuned weights fit these masks only.
         level_weights, level_biases: with ``weights: per_level`` one parameter for each sparse level, else None.
         placement: where the outputs lie on the image.
+        straight_through: whether a sparse level's gradient reaches the weights it masks (so that their ranks can rise
+            again), or only those it keeps. The former is an estimate that serves ranks which may still change.
     """
 
     layer_name: str
     pattern: NMPattern
     ranks: Tensor
     placement: Placement
+    straight_through: bool
     level_weights: nn.ParameterList | None
     level_biases: nn.ParameterList | None
 
@@ -57,6 +60,7 @@ class PrunableLayer(nn.Module):
         self._plain_prefix: str | None = None
         self.register_load_state_dict_post_hook(_after_load)
         self.placement = self.default_placement()
+        self.straight_through = True
         weight, bias = self.dense_values()
         self.register_buffer('ranks', weight_ranks(weight, pattern.m))
         self.level_weights = self.level_biases = None
@@ -102,13 +106,15 @@ class PrunableLayer(nn.Module):
         return self.run_with(x, *self.level_values(level))
 
     def level_values(self, level: int) -> tuple[Tensor, Tensor | None]:
-        """Masked weight and bias of a level; gradients reach every weight (straight-through)."""
+        """Masked weight and bias of a level; see ``straight_through`` for their gradients."""
         weight, bias = self.dense_values()
         if level == self.pattern.densest:
             return weight, bias
         if self.level_weights is not None:
             weight = self.level_weights[level]
             bias = None if self.level_biases is None else self.level_biases[level]
+        if not self.straight_through:
+            return torch.where(self.mask(level), weight, 0), bias
         return _StraightThroughMask.apply(weight, self.mask(level)), bias
 
     def mask(self, level: int) -> Tensor:

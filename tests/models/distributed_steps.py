@@ -12,7 +12,7 @@ import torch
 from basicsr.models import build_model
 from basicsr.utils import set_random_seed
 from basicsr.utils.dist_util import get_dist_info, init_dist
-from training import batch_of, snapshot, train
+from training import half_dark_batch_of, snapshot, train
 
 
 def main(folder: Path, names: list[str]) -> None:
@@ -33,7 +33,7 @@ def run(options: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
     model = build_model(options | {'manual_seed': seed, 'dist': True, 'rank': rank, 'world_size': world_size})
 
     def share(iteration: int) -> dict[str, torch.Tensor]:
-        return {name: images.chunk(world_size)[rank] for name, images in batch_of(iteration).items()}
+        return {name: images.chunk(world_size)[rank] for name, images in half_dark_batch_of(iteration).items()}
 
     logs = []
     for iteration in range(1, options['train']['total_iter'] + 1):

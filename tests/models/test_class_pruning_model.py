@@ -225,9 +225,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     model = build(training_options(tmp_path))
     model.cri_pix = Root()
     before = snapshot(model)['networks']
-    with pytest.raises(
-        NonFiniteError, match=r'Iteration 1 \(supernet stage\): the norm of the gradient.* is nan'
-    ):
+    with pytest.raises(NonFiniteError, match=r'Iteration 1 \(supernet stage\): the norm of the gradient.* is nan'):
         train(model, 1, 1)
     assert_same(snapshot(model)['networks'], before)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from training import batch_of, build, train, training_options
+from training import batch_of, build, half_dark_batch_of, train, training_options
 
 from cp_basicsr.models.training_options import ramped
 
@@ -47,6 +47,20 @@ def test_supernet_is_the_sandwich(distill: float, tmp_path: Path) -> None:
     train(model, 1, 1)
     logged = {name: value for name, value in model.log_dict.items() if name.startswith('l_')}
     assert logged == pytest.approx(expected, rel=1e-4)
+
+
+def test_sparse_levels_follow_the_dense_one_and_not_it_them(tmp_path: Path) -> None:
+    """The gradient of the last bias, which all levels share, by hand: distillation gives the dense output none."""
+    distill = 0.5
+    model = build(training_options(tmp_path, sandwich={'distill': distill}))
+    data = batch_of(1)
+    outputs, gt = baked_outputs(model, data['lq']), data['gt']
+    slopes = (outputs[-1] - gt).sign()
+    for output in outputs[:-1]:
+        slopes = slopes + (1 - distill) * (output - gt).sign() + distill * (output - outputs[-1]).sign()
+    expected = F.pixel_unshuffle(slopes / gt.numel(), SCALE).sum(dim=(0, 2, 3))
+    train(model, 1, 1)
+    torch.testing.assert_close(model.net.base.body[-1].bias.grad, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_supernet_visits_every_level_between_and_always_both_ends(tmp_path: Path) -> None:
@@ -158,7 +172,9 @@ def test_joint_takes_the_loss_on_the_chosen_output(tile: int | None, tmp_path: P
 
 def test_joint_teaches_classifier_and_supernet_through_the_choice(tmp_path: Path) -> None:
     """The choice is hard going forward, but the classifier still gets the gradient of its probabilities."""
-    model = build(training_options(tmp_path, joint={'supernet_weight': 0}, budget_opt=None, confidence_opt=None))
+    oracle = {'type': 'SoftOracleLoss', 'loss_weight': 0.0}
+    alone = {'joint': {'supernet_weight': 0}, 'budget_opt': None, 'confidence_opt': None, 'oracle_opt': oracle}
+    model = build(training_options(tmp_path, **alone))
     train(model, 1, 5)
     assert {name for name in model.log_dict if name.startswith('l_') and model.log_dict[name]} == {'l_pix_chosen'}
     gradients = {name: parameter.grad for name, parameter in model.net.named_parameters()}
@@ -166,15 +182,18 @@ def test_joint_teaches_classifier_and_supernet_through_the_choice(tmp_path: Path
     assert gradients['base.body.2.weight'].abs().max() > 0
 
 
+def test_joint_keeps_the_measured_target(tmp_path: Path) -> None:
+    """The auxiliary losses alone are content with one middle level everywhere."""
+    model = build(training_options(tmp_path))
+    train(model, 1, 5)
+    assert model.log_dict['l_oracle'] > 0
+
+
 def test_the_classifier_learns_which_tiles_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With known truth, each level worth 3 dB on bright tiles and nothing on dark ones, it finds them on new images."""
 
     def known_psnr(output: Tensor, gt: Tensor, side: int) -> Tensor:
         return 30 + 3.0 * level_of[output.data_ptr()] * (F.avg_pool2d(gt.mean(dim=1), side) > 0.3)
-
-    def half_dark(iteration: int) -> dict[str, Tensor]:
-        images = batch_of(iteration)
-        return {name: values * torch.tensor([0.2, 1, 0.2, 1]).view(4, 1, 1, 1) for name, values in images.items()}
 
     level_of: dict[int, int] = {}
     monkeypatch.setattr('cp_basicsr.models.objectives.tile_psnr', known_psnr)
@@ -190,11 +209,11 @@ def test_the_classifier_learns_which_tiles_pay(tmp_path: Path, monkeypatch: pyte
 
     outputs: list[Tensor] = []
     monkeypatch.setattr(model.net, '_run_level', remember)
-    train(model, 1, 60, half_dark)
+    train(model, 1, 60, half_dark_batch_of)
     assert model.log_dict['expected_cost'] == pytest.approx(0.6, abs=0.05)
     with torch.no_grad():
-        levels = model.net.eval().predict(half_dark(1000)['lq'], TILE).argmax(dim=1)
-    assert (levels[::2] == 0).all() and (levels[1::2] >= 1).all()
+        levels = model.net.eval().predict(half_dark_batch_of(1000)['lq'], TILE).argmax(dim=1)
+    assert (levels[:2] == 0).all() and (levels[2:] >= 1).all()
 
 
 def test_targets_are_measured_without_dropout(tmp_path: Path) -> None:

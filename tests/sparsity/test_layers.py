@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from references import masked_by_hand
 from torch import nn
 
-from cp_basicsr.sparsity import NMPattern, UniformRoute, convert, prunable_layers, routed
+from cp_basicsr.sparsity import NMPattern, UniformRoute, convert, prunable_layers, routed, set_straight_through
 
 PATTERN = NMPattern(4, [1, 2, 4])
 CONVOLUTIONS = [
@@ -100,6 +100,16 @@ def test_straight_through_gradients_are_those_of_a_dense_layer_with_the_masked_v
     torch.testing.assert_close(x.grad, twin.grad)
     assert (layer.weight.grad != 0).all(), 'weights that the mask holds at zero learn too'
     torch.testing.assert_close(layer.bias.grad, seed.sum(dim=(0, 2, 3)))
+
+
+def test_without_straight_through_only_the_kept_weights_learn():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 4, 3, padding=1)
+    net, x = supernet(layer), torch.randn(2, 6, 5, 5)
+    set_straight_through(net, False)
+    at(net, 0, x).square().sum().backward()
+    kept = masked_by_hand(layer.weight.detach(), 1, 4) != 0
+    assert (layer.weight.grad != 0).equal(kept)
 
 
 def test_per_level_values_learn_alone():
