@@ -119,6 +119,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         self._budgets_checked = False
         super().init_training_settings()
         options = self.training_options
+        set_straight_through(self.net, options.straight_through)
         self.calibration_images = (
             HeldOutImages(options, self.opt.get('scale', 1), self.net) if options.calibration else RecentBatches()
         )
@@ -198,7 +199,6 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         self._enter_stage(self.training_options.plan.at(current_iter))
         self._check_budgets()
-        set_straight_through(self.net, self._ranks_may_change(current_iter))
         self.optimizer_g.zero_grad()
         with self._random_numbers_of(current_iter):
             losses = getattr(self.objectives, self.stage.name)(current_iter)
@@ -240,20 +240,12 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
                 'train.grad_clip_norm, look for broken images, and resume with --auto_resume.'
             )
 
-    def _ranks_may_change(self, current_iter: int) -> bool:
-        """Until ranks freeze gradients go straight through the masks; after that only the kept weights learn.
-
-        Gradients of masked weights disturb the denser levels that use them: at the end of a 700-iteration run from
-        scratch they cost the densest level more than the level below it gained.
-        """
-        options, stage = self.training_options, self.stage
-        changing = stage.name == 'supernet' and options.refresh_interval and self.net.weights == 'shared'
-        return bool(changing) and current_iter - stage.first + 1 <= options.freeze_at * stage.iters
-
     def _refresh_ranks_if_due(self, current_iter: int) -> dict[str, float]:
-        if not self._ranks_may_change(current_iter):
+        options = self.training_options
+        if self.stage.name != 'supernet' or not options.refresh_interval or self.net.weights == 'per_level':
             return {}
-        if (current_iter - self.stage.first + 1) % self.training_options.refresh_interval:
+        done = current_iter - self.stage.first + 1
+        if done % options.refresh_interval or done > options.freeze_at * self.stage.iters:
             return {}
         return {'mask_flips': refresh_ranks(self.net)}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cp_basicsr.options import OptionError, check_keys, check_number
+from cp_basicsr.options import OptionError, check_choice, check_keys, check_number
 
 from .stages import StagePlan
 
@@ -20,6 +20,10 @@ class TrainingOptions:
         distill: share ``a`` of a sparse level's loss that is measured against the dense output (``sandwich.distill``).
         refresh_interval: iterations between two refreshes of the ranks (``ranks.refresh_interval``); 0 never.
         freeze_at: share of the supernet stage after which ranks stay (``ranks.freeze_at``).
+        straight_through: whether a sparse level also teaches the weights it masks (``ranks.straight_through``). They
+            belong to the denser levels, which this disturbs, and learn from the densest level at every step anyway.
+            Small SwinIR from scratch, sigma 25, 400 iterations, PSNR at 4:4, 2:4, 1:4: always 28.56, 28.54, 28.15 dB;
+            never, with ranks frozen after 15 %, 28.92, 28.67, 28.35.
         budget_ramp, confidence_ramp: shares of the classifier stage over which the weight of an auxiliary loss rises
             from 0 to its full value (``ramp``). Both from the start lock a collapsed router (ClassSR issues 11, 22).
         joint_supernet_weight: weight of the supernet's losses in the joint stage (``joint.supernet_weight``).
@@ -32,6 +36,7 @@ class TrainingOptions:
     distill: float
     refresh_interval: int
     freeze_at: float
+    straight_through: bool
     budget_ramp: tuple[float, float]
     confidence_ramp: tuple[float, float]
     joint_supernet_weight: float
@@ -47,7 +52,7 @@ class TrainingOptions:
             OptionError: naming the option path, the value and what is allowed.
         """
         sandwich = check_keys(train.get('sandwich'), ['distill'], 'train.sandwich')
-        ranks = check_keys(train.get('ranks'), ['refresh_interval', 'freeze_at'], 'train.ranks')
+        ranks = check_keys(train.get('ranks'), ['refresh_interval', 'freeze_at', 'straight_through'], 'train.ranks')
         ramp = check_keys(train.get('ramp'), ['budget', 'confidence'], 'train.ramp')
         joint = check_keys(train.get('joint'), ['supernet_weight'], 'train.joint')
         calibration = check_keys(train.get('calibration'), ['dataset', 'images'], 'train.calibration')
@@ -57,6 +62,9 @@ class TrainingOptions:
             distill=check_number(sandwich.get('distill', 0.5), 'train.sandwich.distill', 0, 1),
             refresh_interval=int(
                 check_number(ranks.get('refresh_interval', 500), 'train.ranks.refresh_interval', 0, 1e9)
+            ),
+            straight_through=check_choice(
+                ranks.get('straight_through', False), [True, False], 'train.ranks.straight_through'
             ),
             freeze_at=check_number(ranks.get('freeze_at', 2 / 3), 'train.ranks.freeze_at', 0, 1),
             budget_ramp=_ramp(ramp.get('budget', (0.0, 0.2)), 'train.ramp.budget'),

@@ -52,7 +52,9 @@ class Row:
     usage: list[float]
 
 
-def compare(model: Any, loader: Any, budgets: Sequence[float], pictures: Path | None = None) -> list[Row]:
+def compare(
+    model: Any, loader: Any, budgets: Sequence[float], pictures: Path | None = None, random: bool = True
+) -> list[Row]:
     """Rows for one dataset.
 
     Args:
@@ -60,6 +62,7 @@ def compare(model: Any, loader: Any, budgets: Sequence[float], pictures: Path | 
         loader: BasicSR's loader of the dataset, with gt.
         budgets: fractions of the dense MACs.
         pictures: folder for restored pictures and level maps of the route at the middle budget; None writes none.
+        random: whether the control, random routing at the same cost, runs too.
 
     Raises:
         BudgetError: the levels do not allow a budget.
@@ -68,7 +71,7 @@ def compare(model: Any, loader: Any, budgets: Sequence[float], pictures: Path | 
     rows: list[Row] = []
     pictured = sorted(budgets)[len(budgets) // 2]
     routes: list[tuple[torch.Tensor, int | None]] = []
-    for name, kind, choice in _runs(model.net, model.choice, budgets):
+    for name, kind, choice in _runs(model.net, model.choice, budgets, random):
         folder = pictures if kind == 'routed' and choice.budget == pictured else None
         row = _Mean(name, kind, len(model.net.levels))
         maps = _shuffled(routes) if kind == 'random' else []
@@ -88,7 +91,7 @@ def compare(model: Any, loader: Any, budgets: Sequence[float], pictures: Path | 
     return rows
 
 
-def _runs(net: Any, choice: Any, budgets: Sequence[float]) -> Iterator[tuple[str, str, Any]]:
+def _runs(net: Any, choice: Any, budgets: Sequence[float], random: bool) -> Iterator[tuple[str, str, Any]]:
     """Name, kind and choice of each row, dense first; a random row follows the routed one whose levels it shuffles."""
     densest = net.pattern.densest
     for level in range(densest, -1, -1):
@@ -96,7 +99,7 @@ def _runs(net: Any, choice: Any, budgets: Sequence[float]) -> Iterator[tuple[str
         name = 'dense' if level == densest else f'static {label}'
         yield name, 'static', replace(choice, budget=None, level=level)
     for budget in sorted(budgets, reverse=True):
-        for kind in ('routed', 'random'):
+        for kind in ('routed', 'random')[: 1 + random]:
             yield f'{kind}, budget {budget:g}', kind, replace(choice, budget=budget, level=None)
 
 
@@ -106,10 +109,16 @@ def _shuffled(routes: Sequence[tuple[torch.Tensor, int | None]]) -> list[tuple[t
     if all(tile is None for _, tile in routes):
         order = torch.randperm(len(routes), generator=generator).tolist()
         return [routes[index] for index in order]
-    return [
-        (levels.flatten()[torch.randperm(levels.numel(), generator=generator)].view_as(levels), tile)
-        for levels, tile in routes
-    ]
+    return [(_shuffled_tiles(levels, generator), tile) for levels, tile in routes]
+
+
+def _shuffled_tiles(levels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A map ``[1, rows, columns]``, shuffled among tiles of equal size: the last row and column may be cut."""
+    shuffled = levels.clone()
+    for part in (shuffled[:, :-1, :-1], shuffled[:, -1:, :-1], shuffled[:, :-1, -1:]):
+        order = torch.randperm(part.numel(), generator=generator)
+        part.copy_(part.flatten()[order].view_as(part))
+    return shuffled
 
 
 def _warm_up(model: Any, loader: Any) -> None:
@@ -186,12 +195,13 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    metric = next(iter(rows[0].quality))
+    metric = next(name for name in rows[0].quality if name != 'macs')
     figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
     styles = {'static': ('s', '', 'black'), 'routed': ('o', '-', 'tab:blue'), 'random': ('x', '--', 'tab:gray')}
     for kind, (marker, line, colour) in styles.items():
         points = sorted((100 * row.macs_share, row.quality[metric]) for row in rows if row.kind == kind)
-        axes.plot(*zip(*points, strict=True), marker=marker, linestyle=line, color=colour, label=kind)
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=marker, linestyle=line, color=colour, label=kind)
     for row in rows:
         if row.kind == 'static':
             axes.annotate(
@@ -206,13 +216,14 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
     temporary.replace(path)
 
 
-def run(option_file: Path, budgets: Sequence[float], out: Path | None) -> dict[str, list[Row]]:
+def run(option_file: Path, budgets: Sequence[float], out: Path | None, random: bool = True) -> dict[str, list[Row]]:
     """Compare on every dataset of a test option file; log each table.
 
     Args:
         option_file: a BasicSR test option file with a ClassPruningModel.
         budgets: fractions of the dense MACs.
         out: folder for the files, or None.
+        random: whether random routing runs too.
     """
     check_option_file(option_file)
     autoload.activate()
@@ -231,7 +242,7 @@ def run(option_file: Path, budgets: Sequence[float], out: Path | None) -> dict[s
         name = loader.dataset.opt['name']
         if out:
             (out / name).mkdir(parents=True, exist_ok=True)
-        rows = results[name] = compare(model, loader, budgets, out / name if out else None)
+        rows = results[name] = compare(model, loader, budgets, out / name if out else None, random)
         table = as_markdown(rows, model.net)
         get_root_logger().info(f'{name}: {machine()}\n\n{table}\n')
         if out:
@@ -296,8 +307,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('-opt', type=Path, required=True, help='BasicSR test option file')
     parser.add_argument('--budgets', type=float, nargs='+', default=DEFAULT_BUDGETS, help='fractions of the dense MACs')
     parser.add_argument('--out', type=Path, help='folder for table, JSON, pictures and plot')
+    parser.add_argument(
+        '--no-random', action='store_true', help='leave the control out, which takes as long as routing'
+    )
     options = parser.parse_args(arguments)
-    run(options.opt, options.budgets, options.out)
+    run(options.opt, options.budgets, options.out, not options.no_random)
 
 
 if __name__ == '__main__':

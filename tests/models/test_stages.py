@@ -240,10 +240,10 @@ def test_what_is_logged_in_each_stage(tmp_path: Path) -> None:
         logged[stage] = model.get_current_log()
         assert all(isinstance(value, float) for value in logged[stage].values())
     pixels = {'l_pix_dense', 'l_pix_level0', 'l_pix_level1', 'l_distill_level0', 'l_distill_level1'}
-    routing = {'l_budget', 'l_confidence', 'expected_cost'}
+    routing = {'l_oracle', 'l_budget', 'l_confidence', 'expected_cost'}
     routing |= {f'{side}_level{level}' for side in ('tiles', 'target') for level in range(3)}
     assert set(logged['supernet']) == pixels  # its one iteration is the last third: ranks are frozen
-    assert set(logged['classifier']) == routing | {'l_oracle'}
+    assert set(logged['classifier']) == routing
     assert set(logged['joint']) == routing | pixels | {'l_pix_chosen'}
     for stage in ('classifier', 'joint'):
         for side in ('tiles', 'target'):
