@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cp_basicsr.routing import tile_psnr
+from cp_basicsr.routing import patch_psnr, tile_mse
 
 from .training_options import ramped
 
@@ -112,9 +112,10 @@ class Objectives:
         scale = model.gt.shape[-1] // model.lq.shape[-1]
         side = max(model.gt.shape[-2:]) if tile is None else tile * scale
         # The frames of a video count as channels.
-        psnr = [tile_psnr(outputs[k].flatten(1, -3), model.gt.flatten(1, -3), side) for k in sorted(outputs)]
+        mse = [tile_mse(outputs[k].flatten(1, -3), model.gt.flatten(1, -3), side) for k in sorted(outputs)]
         costs = self._costs(log_probs)
-        return criterion.target(_rows(torch.stack(psnr, dim=1)), costs, self._budget(costs))
+        psnr = patch_psnr(torch.stack(mse, dim=1))
+        return criterion.target(_rows(psnr), costs, self._budget(costs)).to(log_probs)
 
     def _auxiliary(self, log_probs: Tensor, budget_weight: float, confidence_weight: float) -> dict[str, Tensor]:
         costs = self._costs(log_probs)

@@ -2,7 +2,7 @@
 
 from .calibration import Calibration
 from .policy import BudgetError, fit_price, levels_at_price, levels_for_budget, spent_share
-from .targets import price_psnr, soft_oracle, tile_psnr
+from .targets import patch_psnr, price_psnr, soft_oracle, tile_mse
 
 __all__ = [
     'BudgetError',
@@ -10,8 +10,9 @@ __all__ = [
     'fit_price',
     'levels_at_price',
     'levels_for_budget',
+    'patch_psnr',
     'price_psnr',
     'soft_oracle',
     'spent_share',
-    'tile_psnr',
+    'tile_mse',
 ]

