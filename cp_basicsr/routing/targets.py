@@ -31,8 +31,9 @@ def patch_psnr(mse: Tensor) -> Tensor:
 
     With n tiles: n times the PSNR of the patch when this tile runs at level k and the others at the densest. A tile's
     own PSNR would not do: the densest level halves the error of a smooth tile, which the picture hardly notices, and so
-    wins the tiles where it matters least. On CBSD68 at sigma 25, levels 1, 2, 4 of 4, 75 % of the MACs, a classifier trained
-    towards the tiles' own PSNR gave 31.01 dB, random routing 31.03, one trained towards this 31.04, the oracle 31.16.
+    wins the tiles where it matters least. On CBSD68 at sigma 25, levels 1, 2, 4 of 4, 75 % of the MACs, a classifier
+    trained towards the tiles' own PSNR gave 31.01 dB, random routing 31.03, one trained towards this 31.04, the oracle
+    31.16.
 
     Args:
         mse: ``[B, L, rows, columns]`` of images in [0, 1], the densest level last; cut tiles count as whole ones.
