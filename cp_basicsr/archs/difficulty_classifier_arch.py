@@ -35,13 +35,13 @@ class DifficultyClassifier(nn.Module):
         wide = 2 * num_feat
         self.features = nn.Sequential(
             nn.PixelUnshuffle(STEM),
-            nn.Conv2d(in_channels * STEM**2, num_feat, 3, padding=1),
+            _conv(in_channels * STEM**2, num_feat),
             nn.LeakyReLU(0.1),
-            nn.Conv2d(num_feat, wide, 3, stride=STRIDE // STEM, padding=1),
+            _conv(num_feat, wide, stride=STRIDE // STEM),
             nn.LeakyReLU(0.1),
-            nn.Conv2d(wide, wide, 3, padding=1),
+            _conv(wide, wide),
             nn.LeakyReLU(0.1),
-            nn.Conv2d(wide, wide, 3, padding=2, dilation=2),
+            _conv(wide, wide, dilation=2),
             nn.LeakyReLU(0.1),
         )
         self.head = nn.Sequential(nn.Conv2d(wide, wide, 1), nn.LeakyReLU(0.1), nn.Conv2d(wide, num_levels, 1))
@@ -60,6 +60,13 @@ class DifficultyClassifier(nn.Module):
         centred = (x - CENTRE) * GAIN
         features = self.features(F.pad(centred, (0, -width % STRIDE, 0, -height % STRIDE), mode='replicate'))
         return self.head(_pool_tiles(features, tile, height, width))
+
+
+def _conv(in_width: int, out_width: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that repeats the border: training patches are all border, tiles inside an image have none."""
+    return nn.Conv2d(
+        in_width, out_width, 3, stride=stride, padding=dilation, dilation=dilation, padding_mode='replicate'
+    )
 
 
 def _pool_tiles(features: Tensor, tile: int | None, height: int, width: int) -> Tensor:

@@ -4,7 +4,7 @@ from basicsr.archs import build_network
 from basicsr.archs.edsr_arch import EDSR
 from basicsr.archs.swinir_arch import SwinIR
 
-from cp_basicsr.archs.difficulty_classifier_arch import DifficultyClassifier
+from cp_basicsr.archs.difficulty_classifier_arch import CENTRE, GAIN, DifficultyClassifier
 from cp_basicsr.sparsity import trace_macs
 
 
@@ -81,7 +81,7 @@ def test_images_of_a_batch_are_predicted_apart():
 def test_a_tile_is_predicted_by_its_own_cells():
     """Tiles of 8 are the cells themselves; a tile of 16 pools the features of four."""
     net, image = classifier(), torch.rand(1, 3, 32, 32)
-    features = net.features(image)
+    features = net.features((image - CENTRE) * GAIN)
     torch.testing.assert_close(net(image, 8), net.head(features))
     pooled = features.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-2, -1))
     torch.testing.assert_close(net(image, 16), net.head(pooled))
