@@ -58,10 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _run('test', test_file, 1)
     tables = compare.run(test_file, BUDGETS, RESULTS)
 
-    log.info('4/4  Table, restored pictures, level maps and plot of each set:')
     for dataset in tables:
-        log.info('\n%s', (RESULTS / dataset / 'table.md').read_text())
-        log.info('%s', (RESULTS / dataset).resolve())
+        log.info('4/4  Table, restored pictures, level maps and plot: %s', (RESULTS / dataset).resolve())
 
 
 def _shorten(options: dict) -> None:
