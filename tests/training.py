@@ -221,11 +221,11 @@ def separate(classifier: Any, images: list[Tensor], tile: int) -> None:
         classifier(image, tile)
     handle.remove()
     rows = torch.cat([each.flatten(0, 1) for each in features]).double()
-    centre = rows.mean(dim=0)
-    direction = torch.linalg.svd(rows - centre).Vh[0]
-    direction = direction / ((rows - centre) @ direction).std()
+    direction = torch.linalg.svd(rows - rows.mean(dim=0)).Vh[0]
+    direction = direction / (rows @ direction).std()
+    middle = (rows @ direction).median()
     last.weight.copy_(torch.stack([-5 * direction, 0 * direction, 5 * direction])[..., None, None])
-    last.bias.copy_(torch.stack([5 * direction @ centre, torch.tensor(1.0), -5 * direction @ centre]))
+    last.bias.copy_(torch.stack([5 * middle, torch.tensor(1.0), -5 * middle]))
 
 
 def snapshot(model: Any) -> dict[str, Any]:
