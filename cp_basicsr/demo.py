@@ -22,6 +22,7 @@ from tqdm import tqdm
 from cp_basicsr.data.demo_set import make_demo_set
 from cp_basicsr.option_files import option_file
 from cp_basicsr.tools import compare
+from cp_basicsr.tools.report import write_text
 
 NAME = 'demo_cp_swinir'
 BUDGETS = (0.75, 0.5, 0.35)
@@ -83,7 +84,7 @@ def _test_options(train: dict) -> dict:
 
 
 def _write(options: dict, path: Path) -> Path:
-    compare.write_text(path, yaml.safe_dump(options, sort_keys=False))
+    write_text(path, yaml.safe_dump(options, sort_keys=False))
     return path
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cp_basicsr.options import OptionError, check_keys, nearest
 from cp_basicsr.routing import Calibration
 from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
+from cp_basicsr.routing.policy import check_budget
 from cp_basicsr.sparsity import MacTable, NMPattern, UniformRoute, bake_state_dict, convert, routed, trace_macs
 
 from .adapters import (
@@ -97,6 +98,11 @@ class ClassPruningNet(nn.Module):
         return self.pattern.levels
 
     @property
+    def labels(self) -> list[str]:
+        """Text such as ``'2:4'`` for each level."""
+        return [self.pattern.label(level) for level in range(len(self.levels))]
+
+    @property
     def multiple(self) -> int:
         """Input heights and widths must be multiples of this number of pixels."""
         return required_multiple(self.base)
@@ -171,6 +177,19 @@ class ClassPruningNet(nn.Module):
             frames = tuple(shape) if len(shape) == 4 else (1, *shape)
             self._mac_tables[key] = trace_macs(self.classifier, frames, tile=tile)
         return self._mac_tables[key].dense
+
+    def overhead(self, shape: Sequence[int], tile: int | None) -> float:
+        """Share of the dense MACs that the classifier spends on one input of ``shape``."""
+        tile = tile if self.classifier.by_tile else None
+        return self.classifier_macs(shape, tile) / self.macs(shape).dense
+
+    def check_budget(self, budget: float, shape: Sequence[int], tile: int | None, where: str = 'val.budget') -> None:
+        """Refuse a budget that no mix of levels meets on an input of ``shape``.
+
+        Raises:
+            BudgetError: naming ``where`` it stands and the range that the levels allow.
+        """
+        check_budget(budget, self.costs(shape), self.overhead(shape, tile), where)
 
     def costs(self, shape: Sequence[int]) -> Tensor:
         """Share of the dense MACs that each level spends on one input of ``shape``: float64 ``[L]``, rising to 1."""
@@ -304,7 +323,7 @@ def _build_classifier(options: dict[str, Any], num_levels: int, in_channels: int
 
 def log_conversion(net: ClassPruningNet) -> None:
     """Say in BasicSR's log what became prunable and what stayed dense."""
-    labels = ', '.join(net.pattern.label(k) for k in range(len(net.levels)))
+    labels = ', '.join(net.labels)
     get_root_logger().info(
         f'{net.base_options["type"]}: {len(net.conversion.prunable)} prunable layers at levels {labels} '
         f'({net.weights} weights); left dense: {net.conversion.left_dense or "none"}.'

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
-from cp_basicsr.routing.policy import check_budget, levels_at_price, levels_for_budget, spent_share
+from cp_basicsr.routing.policy import levels_at_price, levels_for_budget, spent_share
 from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError, routed
 from cp_basicsr.sparsity.placement import TileGrid
 
@@ -143,9 +143,9 @@ def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Ten
     if choice.budget is None:
         return log_probs.argmax(dim=1)
     costs = net.costs(shape)
-    overhead = net.classifier_macs(shape, tile) / net.macs(shape).dense
+    overhead = net.overhead(shape, tile)
     if x.shape[-2] * x.shape[-1] >= SMALLEST_CHECKED:
-        check_budget(choice.budget, costs, overhead)
+        net.check_budget(choice.budget, shape, tile)
     areas = _tile_areas(x, tile, log_probs.shape[-2:])
     return torch.stack(
         [

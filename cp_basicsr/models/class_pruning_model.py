@@ -19,7 +19,6 @@ from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
 from cp_basicsr.archs.restoring import check_by_tile, restore_by_map
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
-from cp_basicsr.routing.policy import check_budget
 from cp_basicsr.sparsity import refresh_ranks, set_straight_through
 
 from .calibrating import HeldOutImages, RecentBatches
@@ -266,12 +265,10 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
             return
         self._budgets_checked = True
         shape, tile = self.lq.shape[1:], self.training_tile()
-        costs = self.net.costs(shape)
-        overhead = self.net.classifier_macs(shape, tile) / self.net.macs(shape).dense
         if self.trained_budget() is not None:
-            check_budget(self.trained_budget(), costs, overhead, 'train.budget_opt.target')
+            self.net.check_budget(self.trained_budget(), shape, tile, 'train.budget_opt.target')
         if self.choice.budget is not None:
-            check_budget(self.choice.budget, costs, overhead)
+            self.net.check_budget(self.choice.budget, shape, tile)
 
     def trained_budget(self) -> float | None:
         """The budget loss's target, share of the dense MACs; None without such a loss."""
@@ -302,9 +299,11 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
 
     def prepare(self) -> None:
         """Count the MACs for the size of ``self.lq``, which is done once for each size."""
-        shape = self._padded_lq().shape[1:]
-        self.test_net.macs(shape)
-        self.test_net.classifier_macs(shape, self.choice.tile if self.test_net.classifier.by_tile else None)
+        self.test_net.overhead(self._padded_lq().shape[1:], self.choice.tile)
+
+    def check_budget(self, budget: float, where: str) -> None:
+        """Refuse a budget that no mix of levels meets on ``self.lq``; see :meth:`ClassPruningNet.check_budget`."""
+        self.test_net.check_budget(budget, self._padded_lq().shape[1:], self.choice.tile, where)
 
     def _padded_lq(self) -> Tensor:
         multiple = self.net.multiple

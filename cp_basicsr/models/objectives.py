@@ -134,8 +134,7 @@ class Objectives:
     def _costs(self, log_probs: Tensor) -> Tensor:
         """Share of the dense MACs of each level on this batch's patches, classifier included."""
         net, shape = self.model.net, self.model.lq.shape[1:]
-        overhead = net.classifier_macs(shape, self.model.training_tile()) / net.macs(shape).dense
-        return (net.costs(shape) + overhead).to(log_probs)
+        return (net.costs(shape) + net.overhead(shape, self.model.training_tile())).to(log_probs)
 
     def _on_pixels(self, choice: Tensor, output: Tensor) -> Tensor:
         """One weight for each tile ``[B, rows, columns]`` spread over the pixels of an output."""

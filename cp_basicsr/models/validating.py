@@ -161,7 +161,8 @@ class ValidationMixin:
                 self._update_best_metric_result(name, metric, value, current_iter)
             self._log_validation_metric_values(current_iter, name, tb_logger)
         levels = ', '.join(
-            f'level {k} ({self.net.pattern.label(k)}) {100 * share:.1f} %' for k, share in enumerate(usage.shares)
+            f'level {k} ({label}) {100 * share:.1f} %'
+            for k, (label, share) in enumerate(zip(self.net.labels, usage.shares, strict=True))
         )
         get_root_logger().info(
             f'Level usage {name}\n\t # MACs: {100 * usage.macs_share:.2f} % of dense\n\t # tiles: {levels}\n'

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from os import path as osp
 from pathlib import Path
 from typing import Any
@@ -26,30 +25,10 @@ from cp_basicsr import autoload
 from cp_basicsr.data.files import write_png
 from cp_basicsr.launch import check_option_file
 from cp_basicsr.options import OptionError
+from cp_basicsr.tools.report import Row, as_markdown, machine, plot, write_text
 
 DEFAULT_BUDGETS = (0.75, 0.5, 0.35)
 RANDOM_SEED = 0
-
-
-@dataclass
-class Row:
-    """One line of the table, mean over the images of a set.
-
-    Attributes:
-        name: what ran.
-        kind: 'static', 'routed' or 'random'; the densest level is 'static' too.
-        quality: value of each metric of the option file.
-        macs_share: MACs as a fraction of the dense network's, classifier included.
-        seconds: for one image, on this machine.
-        usage: share of the tiles at each level.
-    """
-
-    name: str
-    kind: str
-    quality: dict[str, float]
-    macs_share: float
-    seconds: float
-    usage: list[float]
 
 
 def compare(
@@ -68,6 +47,8 @@ def compare(
         BudgetError: the levels do not allow a budget.
     """
     _warm_up(model, loader)
+    for budget in budgets:
+        model.check_budget(budget, '--budgets')
     rows: list[Row] = []
     pictured = sorted(budgets)[len(budgets) // 2]
     routes: list[tuple[torch.Tensor, int | None]] = []
@@ -95,8 +76,7 @@ def _runs(net: Any, choice: Any, budgets: Sequence[float], random: bool) -> Iter
     """Name, kind and choice of each row, dense first; a random row follows the routed one whose levels it shuffles."""
     densest = net.pattern.densest
     for level in range(densest, -1, -1):
-        label = net.pattern.label(level)
-        name = 'dense' if level == densest else f'static {label}'
+        name = 'dense' if level == densest else f'static {net.labels[level]}'
         yield name, 'static', replace(choice, budget=None, level=level)
     for budget in sorted(budgets, reverse=True):
         for kind in ('routed', 'random')[: 1 + random]:
@@ -175,47 +155,6 @@ class _Mean:
         return Row(self.name, self.kind, quality, self.macs_share / count, self.seconds / count, usage)
 
 
-def as_markdown(rows: Sequence[Row], net: Any) -> str:
-    """The table, one row a line, with the labels of the levels in the head."""
-    metrics = [name for name in rows[0].quality if name != 'macs']
-    labels = [f'tiles {net.pattern.label(level)}' for level in range(len(net.levels))]
-    head = ['', *(name.upper() for name in metrics), 'MACs %', 's / image', *labels]
-    lines = [head, ['---', *['---:'] * (len(head) - 1)]]
-    for row in rows:
-        quality = [f'{row.quality[name]:.{2 if name.startswith("psnr") else 4}f}' for name in metrics]
-        usage = [f'{100 * share:.0f} %' for share in row.usage]
-        lines.append([row.name, *quality, f'{100 * row.macs_share:.1f}', f'{row.seconds:.3f}', *usage])
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
-
-
-def plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """PSNR against MACs as a PNG: static levels as squares, routed and random routes as lines."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    metric = next(name for name in rows[0].quality if name != 'macs')
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    styles = {'static': ('s', '', 'black'), 'routed': ('o', '-', 'tab:blue'), 'random': ('x', '--', 'tab:gray')}
-    for kind, (marker, line, colour) in styles.items():
-        points = sorted((100 * row.macs_share, row.quality[metric]) for row in rows if row.kind == kind)
-        if points:
-            axes.plot(*zip(*points, strict=True), marker=marker, linestyle=line, color=colour, label=kind)
-    for row in rows:
-        if row.kind == 'static':
-            axes.annotate(
-                row.name, (100 * row.macs_share, row.quality[metric]), textcoords='offset points', xytext=(4, -12)
-            )
-    axes.set(xlabel='MACs, % of dense (classifier included)', ylabel=metric.upper(), title=title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    temporary = path.with_name(f'.{path.name}')
-    figure.savefig(temporary, format='png', dpi=150)
-    plt.close(figure)
-    temporary.replace(path)
-
-
 def run(option_file: Path, budgets: Sequence[float], out: Path | None, random: bool = True) -> dict[str, list[Row]]:
     """Compare on every dataset of a test option file; log each table.
 
@@ -243,7 +182,7 @@ def run(option_file: Path, budgets: Sequence[float], out: Path | None, random: b
         if out:
             (out / name).mkdir(parents=True, exist_ok=True)
         rows = results[name] = compare(model, loader, budgets, out / name if out else None, random)
-        table = as_markdown(rows, model.net)
+        table = as_markdown(rows, model.net.labels)
         get_root_logger().info(f'{name}: {machine()}\n\n{table}\n')
         if out:
             write_text(out / name / 'table.md', f'{name}: {machine()}\n\n{table}\n')
@@ -274,31 +213,6 @@ def read_test_options(option_file: Path) -> dict[str, Any]:
     for phase, block in opt['datasets'].items():
         block |= {'phase': phase.split('_')[0]} | ({'scale': opt['scale']} if 'scale' in opt else {})
     return opt
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(f'.{path.name}')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
-
-
-def machine() -> str:
-    """What the seconds were measured on."""
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f'{_processor()}, {torch.get_num_threads()} threads'
-    )
-    return f'PyTorch {torch.__version__}, {device}, float32, reference path, batch 1'
-
-
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return 'CPU'
-    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), 'CPU')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
