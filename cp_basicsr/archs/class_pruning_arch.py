@@ -26,7 +26,7 @@ from .adapters import (
     required_multiple,
     set_placements,
 )
-from .restoring import Restored, groups_of, merge_groups, restore
+from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
 from .state import describe, load_any_state, native_names
 
 # Names under which architectures take their number of input channels: BasicSR's own, then those of NAFNet, Restormer
@@ -113,8 +113,9 @@ class ClassPruningNet(nn.Module):
         level: int | Tensor | None = None,
         *,
         each_level: Sequence[int] | None = None,
+        level_map: tuple[Tensor, int] | None = None,
         predict_tile: int | None | bool = False,
-    ) -> Tensor | tuple[dict[int, Tensor], Tensor | None]:
+    ) -> Tensor | tuple[dict[int | str, Tensor], Tensor | None]:
         """Restore a batch.
 
         Args:
@@ -122,11 +123,13 @@ class ClassPruningNet(nn.Module):
             level: one level index for every sample, or a long tensor ``[B]`` with one for each. None: routed by
                 classifier and policy in eval mode, the densest level in training mode.
             each_level: for training: run the whole batch at each of these levels.
+            level_map: with ``each_level``: also run along this map, long ``[B, rows, columns]``, and tile in pixels.
             predict_tile: with ``each_level``: also predict, by tiles of this many pixels (None: whole patches).
 
         Returns:
-            The restored batch; with ``each_level`` the outputs by level index, and the classifier's log-probabilities
-            ``[B, L, rows, columns]`` or None. (One call does both, so that DistributedDataParallel sees it whole.)
+            The restored batch; with ``each_level`` the outputs by level index (of a map under 'mixed'), and the
+            classifier's log-probabilities ``[B, L, rows, columns]`` or None. (One call does it all, so that
+            DistributedDataParallel sees it whole.)
 
         Raises:
             OptionError: the input has another number of channels than the network.
@@ -134,7 +137,9 @@ class ClassPruningNet(nn.Module):
         """
         self.check_shape(x.shape)
         if each_level is not None:
-            outputs = {level: self._run_level(x, level) for level in each_level}
+            outputs: dict[int | str, Tensor] = {level: self._run_level(x, level) for level in each_level}
+            if level_map is not None:
+                outputs['mixed'] = restore_by_map(self, x, *level_map).image
             return outputs, None if predict_tile is False else self.predict(x, predict_tile)
         if isinstance(level, Tensor):
             return self._run_each(x, level)

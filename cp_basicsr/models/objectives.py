@@ -37,8 +37,23 @@ class Objectives:
         densest = self.model.net.pattern.densest
         between = range(1, densest)
         levels = [densest, 0] + ([self.model.levels_random.choice(between)] if between else [])
-        outputs, _ = self.model.net_g(self.model.lq, each_level=levels)
-        return self._sandwich(outputs)
+        weight = self.model.training_options.mixed_weight
+        level_map = self._random_map() if weight else None
+        outputs, _ = self.model.net_g(self.model.lq, each_level=levels, level_map=level_map)
+        mixed = outputs.pop('mixed', None)
+        losses = self._sandwich(outputs)
+        if mixed is None:
+            return losses
+        to_gt = self._restoration(mixed, self.model.gt, 'mixed')
+        return losses | {name: weight * loss for name, loss in to_gt.items()}
+
+    def _random_map(self) -> tuple[Tensor, int] | None:
+        """A level for each tile of each patch at random; None where patches are routed as a whole."""
+        tile, lq = self.model.training_tile(), self.model.lq
+        if tile is None:
+            return None
+        rows, columns = (-(-side // tile) for side in lq.shape[-2:])
+        return torch.randint(len(self.model.net.levels), (len(lq), rows, columns)), tile
 
     def classifier(self, current_iter: int) -> dict[str, Tensor]:
         """Every level is run without gradient; the classifier learns which one pays, within the budget, decidedly."""

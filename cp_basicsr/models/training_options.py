@@ -18,6 +18,9 @@ class TrainingOptions:
     Attributes:
         plan: the stages.
         distill: share ``a`` of a sparse level's loss that is measured against the dense output (``sandwich.distill``).
+        mixed_weight: weight of a further output of the supernet stage, on which neighbouring tiles run at random levels
+            (``sandwich.mixed``); 0 leaves it out. Levels with values of their own need it to be routed by tile: trained
+            apart, their features differ, and mixing them cost an 18-layer denoiser more than a decibel.
         refresh_interval: iterations between two refreshes of the ranks (``ranks.refresh_interval``); 0 never.
         freeze_at: share of the supernet stage after which ranks stay (``ranks.freeze_at``).
         straight_through: whether a sparse level also teaches the weights it masks (``ranks.straight_through``). They
@@ -34,6 +37,7 @@ class TrainingOptions:
 
     plan: StagePlan
     distill: float
+    mixed_weight: float
     refresh_interval: int
     freeze_at: float
     straight_through: bool
@@ -51,7 +55,7 @@ class TrainingOptions:
         Raises:
             OptionError: naming the option path, the value and what is allowed.
         """
-        sandwich = check_keys(train.get('sandwich'), ['distill'], 'train.sandwich')
+        sandwich = check_keys(train.get('sandwich'), ['distill', 'mixed'], 'train.sandwich')
         ranks = check_keys(train.get('ranks'), ['refresh_interval', 'freeze_at', 'straight_through'], 'train.ranks')
         ramp = check_keys(train.get('ramp'), ['budget', 'confidence'], 'train.ramp')
         joint = check_keys(train.get('joint'), ['supernet_weight'], 'train.joint')
@@ -60,6 +64,7 @@ class TrainingOptions:
         return cls(
             plan=StagePlan(train),
             distill=check_number(sandwich.get('distill', 0.5), 'train.sandwich.distill', 0, 1),
+            mixed_weight=check_number(sandwich.get('mixed', 0.0), 'train.sandwich.mixed', 0, 1e6),
             refresh_interval=int(
                 check_number(ranks.get('refresh_interval', 500), 'train.ranks.refresh_interval', 0, 1e9)
             ),

@@ -76,6 +76,28 @@ def test_supernet_visits_every_level_between_and_always_both_ends(tmp_path: Path
     assert 5 < sum(middle) < 25
 
 
+def test_mixed_levels_are_trained_on_a_map_of_each_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `sandwich.mixed` a further output follows a random map; a map of one level gives that level's loss."""
+    model = build(training_options(tmp_path, sandwich={'distill': 0.0, 'mixed': 0.5}))
+    train(model, 1, 1)
+    assert model.log_dict['l_pix_mixed'] > 0
+    levels, tile = model.objectives._random_map()
+    assert tile == TILE and levels.shape == (4, 2, 2) and set(levels.unique().tolist()) <= {0, 1, 2}
+    for level, name in ((2, 'dense'), (0, 'level0')):
+        uniform = torch.full_like(levels, level)
+        monkeypatch.setattr(model.objectives, '_random_map', lambda uniform=uniform: (uniform, TILE))
+        train(model, 2, 2)
+        assert model.log_dict['l_pix_mixed'] == pytest.approx(0.5 * model.log_dict[f'l_pix_{name}'], rel=1e-5)
+
+
+def test_mixed_levels_need_tiles(tmp_path: Path) -> None:
+    options = training_options(tmp_path, sandwich={'mixed': 1.0})
+    options['val']['tile'] = None
+    model = build(options)
+    train(model, 1, 1)
+    assert 'l_pix_mixed' not in model.log_dict
+
+
 def test_two_levels_have_nothing_between(tmp_path: Path) -> None:
     options = training_options(tmp_path, budget_opt={'type': 'BudgetLoss', 'target': 0.8})
     options['network_g']['sparsity']['levels'] = [2, 4]
