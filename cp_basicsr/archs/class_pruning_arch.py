@@ -27,7 +27,7 @@ from .adapters import (
     set_placements,
 )
 from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
-from .state import describe, load_any_state, native_names
+from .state import describe, load_any_state
 
 # Names under which architectures take their number of input channels: BasicSR's own, then those of NAFNet, Restormer
 # and others that are registered with it; `network_g.classifier.in_channels` serves the rest.
@@ -241,10 +241,6 @@ class ClassPruningNet(nn.Module):
             CheckpointError: it belongs to another architecture or other levels.
         """
         return load_any_state(self, super().load_state_dict, state_dict, strict, assign)
-
-    def native_names(self) -> set[str]:
-        """State-dict names of the plain base network."""
-        return native_names(self.base)
 
 
 def read_pattern(sparsity: Mapping[str, Any] | None) -> NMPattern:

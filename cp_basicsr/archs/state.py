@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from basicsr.utils import get_root_logger
-from torch import Tensor, nn
+from torch import Tensor
 
 from cp_basicsr.sparsity import native_state_dict
 
@@ -34,11 +34,6 @@ def describe(net: ClassPruningNet) -> dict[str, Any]:
         'prunable': net.conversion.prunable,
         'classifier': type(net.classifier).__name__,
     }
-
-
-def native_names(base: nn.Module) -> set[str]:
-    """State-dict names of the plain base network."""
-    return set(native_state_dict(base))
 
 
 def load_any_state(

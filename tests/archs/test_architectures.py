@@ -11,7 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from networks import CLASSIFIER, IMAGE_CASES, SPARSITY, WHOLE_CASES, Case, Registered
 from references import assert_pattern_holds
 
-from cp_basicsr.sparsity import UniformRoute, prunable_layers, routed, trace_macs, weight_ranks
+from cp_basicsr.sparsity import UniformRoute, native_state_dict, prunable_layers, routed, trace_macs, weight_ranks
 
 CASES = IMAGE_CASES | WHOLE_CASES
 # Videos take long; whether weights are shared makes no difference to them that DUF does not show.
@@ -46,7 +46,7 @@ def baked_weight(module):
 def test_the_densest_level_is_the_base_network_bit_for_bit_and_the_others_are_not(kind):
     case, (net, outputs) = CASES[kind[0]], built(*kind)
     plain = build_network(dict(case.base)).eval()
-    plain.load_state_dict({key: net.base.state_dict()[key] for key in net.native_names()}, strict=True)
+    plain.load_state_dict({key: net.base.state_dict()[key] for key in native_state_dict(net.base)}, strict=True)
     x = case.input()
     with torch.no_grad():
         assert torch.equal(outputs[2], plain(x))
@@ -119,7 +119,7 @@ def test_a_baked_level_is_a_plain_network_that_holds_the_pattern_and_computes_th
     net, outputs = built(*kind)
     for level in (0,) if kind[0] in SLOW else (0, 1, 2):
         n, plain = net.levels[level], net.bake(level)
-        assert plain.state_dict().keys() == net.native_names()
+        assert plain.state_dict().keys() == native_state_dict(net.base).keys()
         assert not prunable_layers(plain) and not plain.training
         for name in net.conversion.prunable:
             module = plain.get_submodule(name)
