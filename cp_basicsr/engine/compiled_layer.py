@@ -1,0 +1,173 @@
+"""A convolution or linear layer compiled at its levels."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import threads
+from .geometry import Scratch
+from .instructions import PIXELS, InstructionSet
+from .job import Activation, Job, LevelCode
+from .kernel import Kernel, kernel_of
+from .schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What is done with a layer's outputs while they are stored: ``activation(y) * scale + residual``.
+
+    Attributes:
+        activation: what becomes of the sum and its bias.
+        slopes: float32 ``[out]`` with ``Activation.SLOPE``.
+        residual: float32 ``[B, out, h, w]``, neighbours in a row adjacent in memory; None: nothing is added or scaled.
+        scale: factor before the residual is added.
+    """
+
+    activation: Activation = Activation.NONE
+    slopes: Tensor | None = None
+    residual: Tensor | None = None
+    scale: float = 1.0
+
+
+PLAIN = Epilogue()
+
+
+class _Level:
+    """Code, weights and bias of one level, and the pointers to them."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, mask: np.ndarray, scratch: Scratch, isa: InstructionSet):
+        self.kernel: Kernel = kernel_of(mask, scratch, isa)
+        self.weights = self.kernel.pack(weight)
+        self.bias = bias
+        blocks = len(self.kernel.entries)
+        self.entries = (ctypes.c_void_p * blocks)(*self.kernel.entries)
+        base = self.weights.ctypes.data
+        self.values = (ctypes.c_void_p * blocks)(*(base + 4 * start for start in self.kernel.starts))
+        self.code = LevelCode(ctypes.addressof(self.entries), ctypes.addressof(self.values), bias.ctypes.data)
+
+
+class CompiledLayer:
+    """A Conv2d compiled at one or more levels.
+
+    Args:
+        levels: weight ``[out, in, kh, kw]``, bias ``[out]`` or None and bool mask of each level.
+        stride: 1 or 2.
+        padding: zero rows and columns on each side.
+        instructions: what the code is made of.
+
+    Raises:
+        EngineUnavailableError: the system gives no executable memory.
+    """
+
+    def __init__(
+        self,
+        levels: list[tuple[Tensor, Tensor | None, Tensor]],
+        stride: int,
+        padding: tuple[int, int],
+        instructions: InstructionSet,
+    ) -> None:
+        self.out_width, self.in_width, *kernel = levels[0][0].shape
+        self.kernel = tuple(kernel)
+        self.stride = stride
+        self.padding = padding
+        self.block = instructions.outputs
+        self.scratch = Scratch.fitting(self.in_width, self.kernel, stride)
+        self._levels = [
+            _Level(
+                weight.detach().float().numpy(),
+                np.zeros(self.out_width, np.float32) if bias is None else bias.detach().float().numpy().copy(),
+                mask.numpy(),
+                self.scratch,
+                instructions,
+            )
+            for weight, bias, mask in levels
+        ]
+        self._codes = (LevelCode * len(levels))(*(level.code for level in self._levels))
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of machine code, shared with other layers of the same pattern, and of packed weights."""
+        return sum(level.kernel.memory.size + level.weights.nbytes for level in self._levels)
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the output for an input of ``height x width``."""
+        return tuple(
+            (size + 2 * pad - kernel) // self.stride + 1
+            for size, pad, kernel in zip((height, width), self.padding, self.kernel, strict=True)
+        )
+
+    def run(self, x: Tensor, schedule: Schedule, epilogue: Epilogue = PLAIN) -> Tensor:
+        """Outputs ``[B, out, h, w]``, float32; rows may lie further apart than they are wide.
+
+        Args:
+            x: float32 ``[B, in, H, W]``, any strides.
+            schedule: made for the output's size and this layer's scratch.
+            epilogue: what is done while the outputs are stored.
+        """
+        x = _with_adjacent_columns(x)
+        images, _, height, width = x.shape
+        out_height, out_width = self.out_size(height, width)
+        output = empty_map(images, self.out_width, out_height, out_width)
+        residual = None if epilogue.residual is None else _readable_beyond(epilogue.residual)
+        job = Job(
+            input=x.data_ptr(),
+            input_image=x.stride(0),
+            input_channel=x.stride(1),
+            input_row=x.stride(2),
+            height=height,
+            width=width,
+            channels=self.in_width,
+            output=output.data_ptr(),
+            output_image=output.stride(0),
+            output_channel=output.stride(1),
+            output_row=output.stride(2),
+            outputs=self.out_width,
+            residual=None if residual is None else residual.data_ptr(),
+            residual_image=0 if residual is None else residual.stride(0),
+            residual_channel=0 if residual is None else residual.stride(1),
+            residual_row=0 if residual is None else residual.stride(2),
+            scale=epilogue.scale,
+            activation=epilogue.activation,
+            slopes=None if epilogue.slopes is None else epilogue.slopes.data_ptr(),
+            kernel_rows=self.kernel[0],
+            kernel_columns=self.kernel[1],
+            stride=self.stride,
+            pad_rows=self.padding[0],
+            pad_columns=self.padding[1],
+            scratch_phase=self.scratch.phase,
+            scratch_row=self.scratch.row,
+            scratch_plane=self.scratch.plane,
+            block=self.block,
+            levels=ctypes.addressof(self._codes),
+            bands=schedule.bands.ctypes.data,
+            band_count=len(schedule.bands),
+            segments=schedule.segments.ctypes.data,
+        )
+        threads.run(job, self.scratch.floats)
+        return output
+
+
+def empty_map(images: int, channels: int, height: int, width: int) -> Tensor:
+    """A feature map whose rows have room for the last vector to reach over their end."""
+    pitch = -(-width // PIXELS) * PIXELS + PIXELS
+    return torch.empty(images, channels, height, pitch)[..., :width]
+
+
+def _with_adjacent_columns(x: Tensor) -> Tensor:
+    return x if x.stride(3) == 1 or x.shape[3] == 1 else x.contiguous()
+
+
+def _readable_beyond(residual: Tensor) -> Tensor:
+    """The residual where a vector that reaches over the end of a row still reads memory that exists."""
+    images, channels, height, width = residual.shape
+    storage = residual.untyped_storage().nbytes() // residual.element_size()
+    last = residual.storage_offset() + sum((n - 1) * s for n, s in zip(residual.shape, residual.stride(), strict=True))
+    if residual.stride(3) == 1 and last + 2 * PIXELS <= storage:
+        return residual
+    room = empty_map(images, channels, height, width)
+    return room.copy_(residual)

@@ -1,0 +1,222 @@
+"""The loops around the kernels, compiled once for this processor: take a band, fill scratch, compute, store.
+
+Written with LLVM's IR builder because there is no compiler where the plugin is installed. What it does, in words::
+
+    while a band is left:                             # several threads run this at once
+        for each segment of the band:
+            copy its inputs with their border into scratch
+            for each block of output channels, row and vector of 16 pixels:
+                sums = kernel(scratch, weights of the level)
+                output = activation(sums + bias) * scale + residual
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+from llvmlite import binding, ir
+
+from .instructions import PIXELS
+from .ir import F32, I32, I64, POINTER, Builder, i64
+from .job import BAND, SEGMENT, Activation, Job, LevelCode
+from .machine_code import target_machine
+
+VECTOR = ir.VectorType(F32, PIXELS)
+LANES = ir.VectorType(I64, PIXELS)
+ZEROS = ir.Constant(VECTOR, [0.0] * PIXELS)
+MOST_OUTPUTS = 32  # sums that a kernel may write at once
+
+
+class _Driver:
+    """Builds the function ``void run(Job *job, float *scratch)``."""
+
+    def __init__(self) -> None:
+        self.module = ir.Module('cp_basicsr_driver')
+        self.module.triple = target_machine().triple
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER])
+        function = ir.Function(self.module, kind, 'run')
+        self.job, self.scratch = function.args
+        self.b = Builder(function.append_basic_block('entry'))
+        self.fields = {name: self.b.field(self.job, Job, name) for name, _ in Job._fields_ if name != 'next_band'}
+        self.sums = self.b.alloca(VECTOR, size=i64(MOST_OUTPUTS))
+        self.sums.align = 64
+        self._take_bands(function)
+        self.b.ret_void()
+
+    def _take_bands(self, function: ir.Function) -> None:
+        """Bands go to whichever thread is free."""
+        b = self.b
+        take, run, done = (function.append_basic_block(name) for name in ('take', 'run', 'done'))
+        counter = b.field_address(self.job, Job, 'next_band')
+        b.branch(take)
+        b.position_at_end(take)
+        band = b.atomic_rmw('add', counter, i64(1), 'monotonic')
+        b.cbranch(b.icmp_signed('<', band, self.fields['band_count']), run, done)
+        b.position_at_end(run)
+        band = b.record(self.fields['bands'], band, BAND)
+        with b.loop(band['count']) as index:
+            segment = b.record(self.fields['segments'], b.add(band['first'], index), SEGMENT)
+            self._fill(segment)
+            self._compute(segment)
+        b.branch(take)
+        b.position_at_end(done)
+
+    def _fill(self, segment: dict[str, ir.Value]) -> None:
+        """Copy a segment's inputs into scratch, zeros where they lie outside of the image."""
+        b, f = self.b, self.fields
+        top = b.sub(b.mul(segment['y'], f['stride']), f['pad_rows'])
+        left = b.sub(b.mul(segment['x'], f['stride']), f['pad_columns'])
+        rows = b.total((b.sub(segment['rows'], i64(1)), f['stride']), f['kernel_rows'])
+        reach = b.sdiv(b.sub(b.add(f['kernel_columns'], f['stride']), i64(1)), f['stride'])
+        vectors = b.add(segment['vectors'], b.sdiv(b.add(reach, i64(PIXELS - 2)), i64(PIXELS)))
+        image = b.at(f['input'], b.mul(segment['image'], f['input_image']))
+        with b.loop(f['channels']) as channel:
+            plane = b.at(image, b.mul(channel, f['input_channel']))
+            target_plane = b.at(self.scratch, b.mul(channel, f['scratch_plane']))
+            with b.loop(rows) as row:
+                target = b.at(target_plane, b.mul(row, f['scratch_row']))
+                y = b.add(top, row)
+                inside = b.icmp_unsigned('<', y, f['height'])
+                with b.if_else(inside) as (copy, clear):
+                    with copy:
+                        source = b.at(plane, b.mul(y, f['input_row']))
+                        self._copy_row(source, target, left, vectors)
+                    with clear, b.loop(f['stride']) as phase, b.loop(vectors) as v:
+                        place = b.total((phase, f['scratch_phase']), (v, i64(PIXELS)))
+                        b.put_vector(ZEROS, b.at(target, place))
+
+    def _copy_row(self, source: ir.Value, target: ir.Value, left: ir.Value, vectors: ir.Value) -> None:
+        """One input row; ``left`` is the image column of its first value and may lie outside."""
+        b, f = self.b, self.fields
+        with b.if_else(b.icmp_signed('==', f['stride'], i64(1))) as (unit, strided):
+            with unit, b.loop(vectors) as v:
+                shift = b.mul(v, i64(PIXELS))
+                first = b.add(left, shift)
+                place = b.at(target, shift)
+                whole = b.and_(
+                    b.icmp_signed('>=', first, i64(0)),
+                    b.icmp_signed('<=', b.add(first, i64(PIXELS)), f['width']),
+                )
+                with b.if_else(whole) as (plain, masked):
+                    with plain:
+                        b.put_vector(b.vector(b.at(source, first), VECTOR), place)
+                    with masked:
+                        lanes = b.add(b.splat(first, LANES), ir.Constant(LANES, list(range(PIXELS))))
+                        inside = b.icmp_unsigned('<', lanes, b.splat(f['width'], LANES))
+                        b.put_vector(self._masked_load(b.at(source, first), inside), place)
+            with strided, b.loop(f['stride']) as phase, b.loop(b.mul(vectors, i64(PIXELS))) as step:
+                column = b.total(left, phase, (step, f['stride']))
+                place = b.at(target, b.total((phase, f['scratch_phase']), step))
+                with b.if_else(b.icmp_unsigned('<', column, f['width'])) as (copy, clear):
+                    with copy:
+                        b.store(b.element(source, column), place)
+                    with clear:
+                        b.store(ir.Constant(F32, 0.0), place)
+
+    def _masked_load(self, pointer: ir.Value, lanes: ir.Value) -> ir.Value:
+        name = f'llvm.masked.load.v{PIXELS}f32.p0'
+        kind = ir.FunctionType(VECTOR, [POINTER, I32, lanes.type, VECTOR])
+        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        return self.b.call(function, [pointer, ir.Constant(I32, 4), lanes, ZEROS])
+
+    def _compute(self, segment: dict[str, ir.Value]) -> None:
+        b, f = self.b, self.fields
+        level = b.at(f['levels'], b.mul(segment['level'], i64(ctypes.sizeof(LevelCode))), ir.IntType(8))
+        entries, weights, bias = (b.field(level, LevelCode, name) for name, _ in LevelCode._fields_)
+        blocks = b.sdiv(b.sub(b.add(f['outputs'], f['block']), i64(1)), f['block'])
+        pixel = b.total((segment['y'], f['output_row']), segment['x'], (segment['image'], f['output_image']))
+        output = b.at(f['output'], pixel)
+        pixel = b.total((segment['y'], f['residual_row']), segment['x'], (segment['image'], f['residual_image']))
+        residual = b.at(f['residual'], pixel)
+        kernel = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER])
+        with b.loop(blocks) as block:
+            entry = b.element(entries, block, POINTER)
+            entry.type = POINTER
+            values = b.element(weights, block, POINTER)
+            first = b.mul(block, f['block'])
+            left = b.sub(f['outputs'], first)
+            count = b.select(b.icmp_signed('<', left, f['block']), left, f['block'])
+            with b.loop(segment['rows']) as row, b.loop(segment['vectors']) as vector:
+                place = b.total((b.mul(row, f['stride']), f['scratch_row']), (vector, i64(PIXELS)))
+                self._call(kernel, entry, [b.at(self.scratch, place), values, self.sums])
+                shift = b.mul(vector, i64(PIXELS))
+                into = b.at(output, b.total((row, f['output_row']), (first, f['output_channel']), shift))
+                add = b.at(residual, b.total((row, f['residual_row']), (first, f['residual_channel']), shift))
+                self._store(first, count, bias, into, add)
+
+    def _call(self, kind: ir.FunctionType, entry: ir.Value, arguments: list[ir.Value]) -> None:
+        self.b.call(_Callee(entry, kind), arguments)
+
+    def _store(self, first: ir.Value, count: ir.Value, bias: ir.Value, into: ir.Value, add: ir.Value) -> None:
+        """Finish the sums of one vector: one loop for each activation, so that none is asked for inside."""
+        b, f = self.b, self.fields
+        after = b.append_basic_block('stored')
+        cases = b.switch(f['activation'], after)
+        for activation in Activation:
+            case = b.append_basic_block(activation.name.lower())
+            b.position_at_end(case)
+            cases.add_case(ir.Constant(I32, int(activation)), case)
+            with b.if_else(b.icmp_unsigned('==', b.ptrtoint(f['residual'], I64), i64(0))) as (alone, added):
+                with alone:
+                    self._store_loop(activation, first, count, bias, into, None)
+                with added:
+                    self._store_loop(activation, first, count, bias, into, add)
+            b.branch(after)
+        b.position_at_end(after)
+
+    def _store_loop(
+        self,
+        activation: Activation,
+        first: ir.Value,
+        count: ir.Value,
+        bias: ir.Value,
+        into: ir.Value,
+        add: ir.Value | None,
+    ) -> None:
+        b, f = self.b, self.fields
+        with b.loop(count) as index:
+            channel = b.add(first, index)
+            value = b.load(b.at(self.sums, index, VECTOR), typ=VECTOR, align=64)
+            value = b.fadd(value, b.splat(b.element(bias, channel), VECTOR))
+            if activation is Activation.RELU:
+                value = b.select(b.fcmp_ordered('<', value, ZEROS), ZEROS, value)
+            elif activation is Activation.SLOPE:
+                steep = b.fmul(value, b.splat(b.element(f['slopes'], channel), VECTOR))
+                value = b.select(b.fcmp_ordered('<', value, ZEROS), steep, value)
+            if add is not None:
+                value = b.fmul(value, b.splat(f['scale'], VECTOR))
+                value = b.fadd(value, b.vector(b.at(add, b.mul(index, f['residual_channel'])), VECTOR))
+            b.put_vector(value, b.at(into, b.mul(index, f['output_channel'])))
+
+
+class _Callee:
+    """A pointer as something that the builder can call."""
+
+    def __init__(self, pointer: ir.Value, kind: ir.FunctionType) -> None:
+        self._pointer = pointer
+        self.function_type = kind
+        self.type = pointer.type
+        self.calling_convention = ''
+
+    def get_reference(self) -> str:
+        return self._pointer.get_reference()
+
+
+@cache
+def driver() -> Callable[[int, int], None]:
+    """The compiled function: runs bands of the job at the first address with the scratch memory at the second.
+
+    Called through ctypes it lets other Python threads run.
+    """
+    machine = target_machine()
+    module = binding.parse_assembly(str(_Driver().module))
+    module.verify()
+    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(module, builder)
+    engine = binding.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address('run'))
+    run.engine = engine  # the code lives as long as the engine
+    return run

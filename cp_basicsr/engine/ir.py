@@ -1,0 +1,91 @@
+"""A little structure over llvmlite's IR builder: loops, and fields of ctypes structures and NumPy records."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from llvmlite import ir
+
+I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+F32 = ir.FloatType()
+POINTER = ir.PointerType()
+_CTYPES = {
+    ctypes.c_void_p: POINTER,
+    ctypes.c_int64: I64,
+    ctypes.c_int32: I32,
+    ctypes.c_float: F32,
+}
+
+
+def i64(value: int) -> ir.Constant:
+    """A 64-bit constant."""
+    return ir.Constant(I64, value)
+
+
+class Builder(ir.IRBuilder):
+    """An IR builder with the few shapes of code that the driver needs."""
+
+    @contextmanager
+    def loop(self, count: ir.Value, start: ir.Value | None = None) -> Iterator[ir.Value]:
+        """Run the body for ``start`` (0) up to ``count`` (exclusive); gives the 64-bit index."""
+        before = self.block
+        head, body, after = (self.append_basic_block(name) for name in ('loop', 'body', 'after'))
+        self.branch(head)
+        self.position_at_end(head)
+        index = self.phi(I64)
+        index.add_incoming(start or i64(0), before)
+        self.cbranch(self.icmp_signed('<', index, count), body, after)
+        self.position_at_end(body)
+        yield index
+        index.add_incoming(self.add(index, i64(1)), self.block)
+        self.branch(head)
+        self.position_at_end(after)
+
+    def total(self, *terms: ir.Value | tuple[ir.Value, ir.Value]) -> ir.Value:
+        """Sum of values and of products of two."""
+        result = None
+        for term in terms:
+            value = self.mul(*term) if isinstance(term, tuple) else term
+            result = value if result is None else self.add(result, value)
+        return result
+
+    def at(self, pointer: ir.Value, index: ir.Value, kind: ir.Type = F32) -> ir.Value:
+        """Address of an element."""
+        return self.gep(pointer, [index], source_etype=kind)
+
+    def element(self, pointer: ir.Value, index: ir.Value, kind: ir.Type = F32) -> ir.Value:
+        """Value of an element."""
+        return self.load(self.at(pointer, index, kind), typ=kind)
+
+    def vector(self, pointer: ir.Value, kind: ir.VectorType) -> ir.Value:
+        """An unaligned vector."""
+        return self.load(pointer, typ=kind, align=4)
+
+    def put_vector(self, value: ir.Value, pointer: ir.Value) -> None:
+        """Store an unaligned vector."""
+        self.store(value, pointer, align=4)
+
+    def splat(self, value: ir.Value, kind: ir.VectorType) -> ir.Value:
+        """A vector of one value."""
+        one = self.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
+        return self.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
+
+    def field_address(self, pointer: ir.Value, structure: type[ctypes.Structure], name: str) -> ir.Value:
+        """Address of a field of a ctypes structure."""
+        return self.at(pointer, i64(getattr(structure, name).offset), I8)
+
+    def field(self, pointer: ir.Value, structure: type[ctypes.Structure], name: str) -> ir.Value:
+        """Value of a field of a ctypes structure."""
+        kind = _CTYPES[dict(structure._fields_)[name]]
+        return self.load(self.field_address(pointer, structure, name), typ=kind)
+
+    def record(self, table: ir.Value, index: ir.Value, kind: np.dtype) -> dict[str, ir.Value]:
+        """The 32-bit fields of one record of a table, as 64-bit values."""
+        base = self.at(table, self.mul(index, i64(kind.itemsize)), I8)
+        return {
+            name: self.sext(self.load(self.at(base, i64(offset), I8), typ=I32), I64)
+            for name, (_, offset) in kind.fields.items()
+        }

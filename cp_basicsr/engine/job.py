@@ -1,0 +1,73 @@
+"""What the driver is told of one convolution: plain structures that Python fills and compiled code reads."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+import numpy as np
+
+
+class Activation(IntEnum):
+    """What becomes of a sum and its bias before anything is added to it."""
+
+    NONE = 0
+    RELU = 1
+    SLOPE = 2  # LeakyReLU and PReLU: a factor for each channel where the value is negative
+
+
+class Job(ctypes.Structure):
+    """One layer on one batch of images. Strides are in floats; columns are neighbours.
+
+    ``levels`` points at :class:`LevelCode` of each level, ``bands`` and ``segments`` at the tables of
+    :mod:`cp_basicsr.engine.schedule`. ``next_band`` is the next band that no thread has taken yet.
+    """
+
+    _fields_ = [
+        ('input', ctypes.c_void_p),
+        ('input_image', ctypes.c_int64),
+        ('input_channel', ctypes.c_int64),
+        ('input_row', ctypes.c_int64),
+        ('height', ctypes.c_int64),
+        ('width', ctypes.c_int64),
+        ('channels', ctypes.c_int64),
+        ('output', ctypes.c_void_p),
+        ('output_image', ctypes.c_int64),
+        ('output_channel', ctypes.c_int64),
+        ('output_row', ctypes.c_int64),
+        ('outputs', ctypes.c_int64),
+        ('residual', ctypes.c_void_p),
+        ('residual_image', ctypes.c_int64),
+        ('residual_channel', ctypes.c_int64),
+        ('residual_row', ctypes.c_int64),
+        ('scale', ctypes.c_float),
+        ('activation', ctypes.c_int32),
+        ('slopes', ctypes.c_void_p),
+        ('kernel_rows', ctypes.c_int64),
+        ('kernel_columns', ctypes.c_int64),
+        ('stride', ctypes.c_int64),
+        ('pad_rows', ctypes.c_int64),
+        ('pad_columns', ctypes.c_int64),
+        ('scratch_phase', ctypes.c_int64),
+        ('scratch_row', ctypes.c_int64),
+        ('scratch_plane', ctypes.c_int64),
+        ('block', ctypes.c_int64),
+        ('levels', ctypes.c_void_p),
+        ('bands', ctypes.c_void_p),
+        ('band_count', ctypes.c_int64),
+        ('segments', ctypes.c_void_p),
+        ('next_band', ctypes.c_int64),
+    ]
+
+
+class LevelCode(ctypes.Structure):
+    """One level of a layer: ``entries`` and ``weights`` point at one pointer for each block of outputs."""
+
+    _fields_ = [('entries', ctypes.c_void_p), ('weights', ctypes.c_void_p), ('bias', ctypes.c_void_p)]
+
+
+# Segments [first, first + count) are run in order by one thread: they are neighbours along the same rows.
+BAND = np.dtype([('first', 'i4'), ('count', 'i4')])
+# Output rows [y, y + rows) of an image, and columns from x on in vectors of 16. The last vector may reach over the end:
+# what it spoils there is written later, by the next segment.
+SEGMENT = np.dtype([('image', 'i4'), ('y', 'i4'), ('rows', 'i4'), ('x', 'i4'), ('vectors', 'i4'), ('level', 'i4')])
