@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchvision
+from basicsr.archs.arch_util import pixel_unshuffle
 from basicsr.archs.ecbsr_arch import ECB
 from basicsr.archs.edvr_arch import EDVR
 from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -18,7 +19,7 @@ from basicsr.ops.dcn import ModulatedDeformConv
 from torch import Tensor, nn
 
 from cp_basicsr.options import OptionError
-from cp_basicsr.sparsity import PrunableLayer, WindowPlacement
+from cp_basicsr.sparsity import Convolution, PrunableLayer, WindowPlacement
 
 # Architectures that cannot be image-to-image supernets, and why.
 REFUSED = {
@@ -38,6 +39,10 @@ REFUSED = {
 }
 
 
+# What the engine's tracing does not look into: it compares sizes, which are not known then.
+TRACE_LEAVES = (pixel_unshuffle,)
+
+
 class NMECB(PrunableLayer, ECB):
     """ECBSR's block with levels: the pattern lies on the one 3x3 kernel into which its branches merge."""
 
@@ -50,6 +55,9 @@ class NMECB(PrunableLayer, ECB):
 
     def run_dense(self, x: Tensor) -> Tensor:
         return ECB.forward(self, x)
+
+    def as_convolution(self) -> Convolution:
+        return Convolution(padding=(1, 1), activation=None if self.act_type == 'linear' else self.act)
 
     def baked_values(self, level: int) -> dict[str, Tensor]:
         """All in ``conv3x3``; the other branches are zeroed, so that BasicSR's merging gives exactly these zeros."""

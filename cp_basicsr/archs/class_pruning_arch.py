@@ -12,15 +12,17 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from cp_basicsr.engine import NetworkEngine
 from cp_basicsr.options import OptionError, check_keys, nearest
 from cp_basicsr.routing import Calibration
 from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
 from cp_basicsr.routing.policy import check_budget
-from cp_basicsr.sparsity import MacTable, NMPattern, UniformRoute, bake_state_dict, convert, routed, trace_macs
+from cp_basicsr.sparsity import MacTable, NMPattern, Route, UniformRoute, bake_state_dict, convert, routed, trace_macs
 
 from .adapters import (
     LAYER_ADAPTERS,
     REFUSED,
+    TRACE_LEAVES,
     check_usable,
     operator_flops,
     required_multiple,
@@ -55,6 +57,7 @@ class ClassPruningNet(nn.Module):
 
     Attributes:
         base: the supernet; its parameters keep their native names.
+        engine: runs the base network with compiled code.
         choice: how ``net(x)`` chooses levels; None: at the budget and tile it was trained for.
         not_placeable: for input shapes that were tried and had to be routed as a whole, the layer and the reason.
         warned: topics that the log has been warned of.
@@ -90,6 +93,7 @@ class ClassPruningNet(nn.Module):
         self.choice: RoutingChoice | None = None
         self.not_placeable: dict[tuple[int, ...], str] = {}
         self.warned: set[str] = set()
+        self.engine = NetworkEngine(self.multiple, TRACE_LEAVES, _log)
         self._mac_tables: dict[tuple[int, ...], MacTable] = {}
 
     @property
@@ -216,8 +220,14 @@ class ClassPruningNet(nn.Module):
             )
 
     def _run_level(self, x: Tensor, level: int) -> Tensor:
-        with routed(UniformRoute(self.pattern.index(level))):
-            return self.base(x)
+        return self.run_base(x, UniformRoute(self.pattern.index(level)))
+
+    def run_base(self, x: Tensor, route: Route) -> Tensor:
+        """The base network along a route: by the engine in eval mode without gradients, else in PyTorch."""
+        if self.training or torch.is_grad_enabled():
+            with routed(route):
+                return self.base(x)
+        return self.engine.run(self.base, x, route)
 
     def _run_each(self, x: Tensor, levels: Tensor) -> Tensor:
         """Samples of one level run together."""
@@ -241,6 +251,10 @@ class ClassPruningNet(nn.Module):
             CheckpointError: it belongs to another architecture or other levels.
         """
         return load_any_state(self, super().load_state_dict, state_dict, strict, assign)
+
+
+def _log(sentence: str) -> None:
+    get_root_logger().info(sentence)
 
 
 def read_pattern(sparsity: Mapping[str, Any] | None) -> NMPattern:

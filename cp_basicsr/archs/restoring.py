@@ -13,7 +13,7 @@ from torch import Tensor
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.routing.policy import levels_at_price, levels_for_budget, spent_share
-from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError, routed
+from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError
 from cp_basicsr.sparsity.placement import TileGrid
 
 if TYPE_CHECKING:
@@ -204,8 +204,7 @@ def _tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:
 
 def _run_tiles(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int) -> tuple[Tensor, int]:
     route = LevelMapRoute(TileGrid(levels.to(x.device), tile, x.shape[-2], x.shape[-1]))
-    with routed(route):
-        image = net.base(x)
+    image = net.run_base(x, route)
     return image, net.macs(x.shape[1:]).spent(route.positions, x.shape[0])
 
 
@@ -216,8 +215,7 @@ def _run_groups(net: ClassPruningNet, x: Tensor, levels: Tensor) -> tuple[Tensor
 
 def _run_uniform(net: ClassPruningNet, x: Tensor, level: int) -> tuple[Tensor, int]:
     route = UniformRoute(level)
-    with routed(route):
-        image = net.base(x)
+    image = net.run_base(x, route)
     return image, net.macs(x.shape[1:]).spent(route.positions, x.shape[0])
 
 

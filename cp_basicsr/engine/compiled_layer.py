@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import threads
+from .driver import SHUFFLES
 from .geometry import Scratch
 from .instructions import PIXELS, InstructionSet
 from .job import Activation, Job, LevelCode
@@ -19,22 +20,25 @@ from .schedule import Schedule
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What is done with a layer's outputs while they are stored: ``activation(y) * scale + residual``.
+    """What is done with a layer's outputs while they are stored: ``shuffle(activation(y)) * scale + residual``.
 
     Attributes:
         activation: what becomes of the sum and its bias.
         slopes: float32 ``[out]`` with ``Activation.SLOPE``.
-        residual: float32 ``[B, out, h, w]``, neighbours in a row adjacent in memory; None: nothing is added or scaled.
+        shuffle: factor of PixelShuffle, one of :data:`~cp_basicsr.engine.driver.SHUFFLES` that divides the layer's block.
+        residual: float32, shaped like the result; None: nothing is added or scaled.
         scale: factor before the residual is added.
     """
 
     activation: Activation = Activation.NONE
     slopes: Tensor | None = None
+    shuffle: int = 1
     residual: Tensor | None = None
     scale: float = 1.0
 
 
 PLAIN = Epilogue()
+ROOM = PIXELS * max(SHUFFLES)  # floats that the last vector of a row may reach over its end
 
 
 class _Level:
@@ -102,7 +106,7 @@ class CompiledLayer:
         )
 
     def run(self, x: Tensor, schedule: Schedule, epilogue: Epilogue = PLAIN) -> Tensor:
-        """Outputs ``[B, out, h, w]``, float32; rows may lie further apart than they are wide.
+        """Outputs ``[B, out, h, w]``, shuffled if so asked, float32; rows may lie further apart than they are wide.
 
         Args:
             x: float32 ``[B, in, H, W]``, any strides.
@@ -112,7 +116,8 @@ class CompiledLayer:
         x = _with_adjacent_columns(x)
         images, _, height, width = x.shape
         out_height, out_width = self.out_size(height, width)
-        output = empty_map(images, self.out_width, out_height, out_width)
+        factor = epilogue.shuffle
+        output = empty_map(images, self.out_width // factor**2, out_height * factor, out_width * factor)
         residual = None if epilogue.residual is None else _readable_beyond(epilogue.residual)
         job = Job(
             input=x.data_ptr(),
@@ -133,6 +138,7 @@ class CompiledLayer:
             residual_row=0 if residual is None else residual.stride(2),
             scale=epilogue.scale,
             activation=epilogue.activation,
+            shuffle=factor,
             slopes=None if epilogue.slopes is None else epilogue.slopes.data_ptr(),
             kernel_rows=self.kernel[0],
             kernel_columns=self.kernel[1],
@@ -154,7 +160,7 @@ class CompiledLayer:
 
 def empty_map(images: int, channels: int, height: int, width: int) -> Tensor:
     """A feature map whose rows have room for the last vector to reach over their end."""
-    pitch = -(-width // PIXELS) * PIXELS + PIXELS
+    pitch = -(-width // PIXELS) * PIXELS + ROOM
     return torch.empty(images, channels, height, pitch)[..., :width]
 
 
@@ -164,10 +170,8 @@ def _with_adjacent_columns(x: Tensor) -> Tensor:
 
 def _readable_beyond(residual: Tensor) -> Tensor:
     """The residual where a vector that reaches over the end of a row still reads memory that exists."""
-    images, channels, height, width = residual.shape
     storage = residual.untyped_storage().nbytes() // residual.element_size()
     last = residual.storage_offset() + sum((n - 1) * s for n, s in zip(residual.shape, residual.stride(), strict=True))
-    if residual.stride(3) == 1 and last + 2 * PIXELS <= storage:
+    if residual.stride(3) == 1 and last + ROOM <= storage:
         return residual
-    room = empty_map(images, channels, height, width)
-    return room.copy_(residual)
+    return empty_map(*residual.shape).copy_(residual)

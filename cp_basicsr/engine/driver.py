@@ -7,13 +7,14 @@ Written with LLVM's IR builder because there is no compiler where the plugin is 
             copy its inputs with their border into scratch
             for each block of output channels, row and vector of 16 pixels:
                 sums = kernel(scratch, weights of the level)
-                output = activation(sums + bias) * scale + residual
+                output = shuffle(activation(sums + bias)) * scale + residual
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from functools import cache
 
 from llvmlite import binding, ir
@@ -21,20 +22,21 @@ from llvmlite import binding, ir
 from .instructions import PIXELS
 from .ir import F32, I32, I64, POINTER, Builder, i64
 from .job import BAND, SEGMENT, Activation, Job, LevelCode
-from .machine_code import target_machine
+from .machine_code import new_target_machine
 
 VECTOR = ir.VectorType(F32, PIXELS)
 LANES = ir.VectorType(I64, PIXELS)
 ZEROS = ir.Constant(VECTOR, [0.0] * PIXELS)
+SHUFFLES = (1, 2, 3, 4)  # factors of PixelShuffle that the store does by itself
 MOST_OUTPUTS = 32  # sums that a kernel may write at once
 
 
 class _Driver:
     """Builds the function ``void run(Job *job, float *scratch)``."""
 
-    def __init__(self) -> None:
+    def __init__(self, triple: str) -> None:
         self.module = ir.Module('cp_basicsr_driver')
-        self.module.triple = target_machine().triple
+        self.module.triple = triple
         kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER])
         function = ir.Function(self.module, kind, 'run')
         self.job, self.scratch = function.args
@@ -126,69 +128,101 @@ class _Driver:
         level = b.at(f['levels'], b.mul(segment['level'], i64(ctypes.sizeof(LevelCode))), ir.IntType(8))
         entries, weights, bias = (b.field(level, LevelCode, name) for name, _ in LevelCode._fields_)
         blocks = b.sdiv(b.sub(b.add(f['outputs'], f['block']), i64(1)), f['block'])
-        pixel = b.total((segment['y'], f['output_row']), segment['x'], (segment['image'], f['output_image']))
-        output = b.at(f['output'], pixel)
-        pixel = b.total((segment['y'], f['residual_row']), segment['x'], (segment['image'], f['residual_image']))
-        residual = b.at(f['residual'], pixel)
         kernel = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER])
         with b.loop(blocks) as block:
-            entry = b.element(entries, block, POINTER)
-            entry.type = POINTER
-            values = b.element(weights, block, POINTER)
+            entry, values = b.element(entries, block, POINTER), b.element(weights, block, POINTER)
             first = b.mul(block, f['block'])
             left = b.sub(f['outputs'], first)
             count = b.select(b.icmp_signed('<', left, f['block']), left, f['block'])
             with b.loop(segment['rows']) as row, b.loop(segment['vectors']) as vector:
                 place = b.total((b.mul(row, f['stride']), f['scratch_row']), (vector, i64(PIXELS)))
                 self._call(kernel, entry, [b.at(self.scratch, place), values, self.sums])
-                shift = b.mul(vector, i64(PIXELS))
-                into = b.at(output, b.total((row, f['output_row']), (first, f['output_channel']), shift))
-                add = b.at(residual, b.total((row, f['residual_row']), (first, f['residual_channel']), shift))
-                self._store(first, count, bias, into, add)
+                x = b.add(segment['x'], b.mul(vector, i64(PIXELS)))
+                self._store(segment['image'], b.add(segment['y'], row), x, first, count, bias)
 
     def _call(self, kind: ir.FunctionType, entry: ir.Value, arguments: list[ir.Value]) -> None:
         self.b.call(_Callee(entry, kind), arguments)
 
-    def _store(self, first: ir.Value, count: ir.Value, bias: ir.Value, into: ir.Value, add: ir.Value) -> None:
-        """Finish the sums of one vector: one loop for each activation, so that none is asked for inside."""
+    def _store(
+        self, image: ir.Value, y: ir.Value, x: ir.Value, first: ir.Value, count: ir.Value, bias: ir.Value
+    ) -> None:
+        """Finish the sums of one vector: one loop for each kind of epilogue, so that none is asked for inside."""
         b, f = self.b, self.fields
         after = b.append_basic_block('stored')
-        cases = b.switch(f['activation'], after)
-        for activation in Activation:
-            case = b.append_basic_block(activation.name.lower())
+        added = b.zext(b.icmp_unsigned('!=', b.ptrtoint(f['residual'], I64), i64(0)), I32)
+        kinds = list(itertools.product(SHUFFLES, Activation, (False, True)))
+        kind = b.add(b.mul(b.add(b.mul(f['shuffle'], I32(len(Activation))), f['activation']), I32(2)), added)
+        cases = b.switch(kind, after)
+        for shuffle, activation, residual in kinds:
+            case = b.append_basic_block(f'shuffle{shuffle}_{activation.name.lower()}')
             b.position_at_end(case)
-            cases.add_case(ir.Constant(I32, int(activation)), case)
-            with b.if_else(b.icmp_unsigned('==', b.ptrtoint(f['residual'], I64), i64(0))) as (alone, added):
-                with alone:
-                    self._store_loop(activation, first, count, bias, into, None)
-                with added:
-                    self._store_loop(activation, first, count, bias, into, add)
+            cases.add_case(I32((shuffle * len(Activation) + activation) * 2 + residual), case)
+            self._store_loop(shuffle, activation, residual, (image, y, x), first, count, bias)
             b.branch(after)
         b.position_at_end(after)
 
     def _store_loop(
         self,
+        shuffle: int,
         activation: Activation,
+        residual: bool,
+        place: tuple[ir.Value, ir.Value, ir.Value],
         first: ir.Value,
         count: ir.Value,
         bias: ir.Value,
-        into: ir.Value,
-        add: ir.Value | None,
     ) -> None:
+        """``shuffle`` neighbouring channels become one row of neighbouring pixels (PixelShuffle); 1 leaves them."""
         b, f = self.b, self.fields
-        with b.loop(count) as index:
+        image, y, x = place
+        with b.loop(b.sdiv(count, i64(shuffle))) as step:
+            index = b.mul(step, i64(shuffle))
             channel = b.add(first, index)
-            value = b.load(b.at(self.sums, index, VECTOR), typ=VECTOR, align=64)
-            value = b.fadd(value, b.splat(b.element(bias, channel), VECTOR))
-            if activation is Activation.RELU:
-                value = b.select(b.fcmp_ordered('<', value, ZEROS), ZEROS, value)
-            elif activation is Activation.SLOPE:
-                steep = b.fmul(value, b.splat(b.element(f['slopes'], channel), VECTOR))
-                value = b.select(b.fcmp_ordered('<', value, ZEROS), steep, value)
-            if add is not None:
-                value = b.fmul(value, b.splat(f['scale'], VECTOR))
-                value = b.fadd(value, b.vector(b.at(add, b.mul(index, f['residual_channel'])), VECTOR))
-            b.put_vector(value, b.at(into, b.mul(index, f['output_channel'])))
+            values = [
+                self._finished(activation, b.add(index, i64(j)), b.add(channel, i64(j)), bias) for j in range(shuffle)
+            ]
+            row = b.total((y, i64(shuffle)), b.srem(b.sdiv(channel, i64(shuffle)), i64(shuffle)))
+            plane = b.sdiv(channel, i64(shuffle * shuffle))
+            column = b.mul(x, i64(shuffle))
+            offsets = {
+                name: b.total(
+                    (image, f[f'{name}_image']), (plane, f[f'{name}_channel']), (row, f[f'{name}_row']), column
+                )
+                for name in ('output', 'residual')
+            }
+            for part, value in enumerate(self._interleaved(values)):
+                if residual:
+                    add = b.at(f['residual'], b.add(offsets['residual'], i64(part * PIXELS)))
+                    value = b.fadd(b.fmul(value, b.splat(f['scale'], VECTOR)), b.vector(add, VECTOR))
+                b.put_vector(value, b.at(f['output'], b.add(offsets['output'], i64(part * PIXELS))))
+
+    def _finished(self, activation: Activation, index: ir.Value, channel: ir.Value, bias: ir.Value) -> ir.Value:
+        b = self.b
+        value = b.load(b.at(self.sums, index, VECTOR), typ=VECTOR, align=64)
+        value = b.fadd(value, b.splat(b.element(bias, channel), VECTOR))
+        if activation is Activation.NONE:
+            return value
+        # Written so that NaN stays NaN.
+        below = ZEROS
+        if activation is Activation.SLOPE:
+            below = b.fmul(value, b.splat(b.element(self.fields['slopes'], channel), VECTOR))
+        return b.select(b.fcmp_ordered('<', value, ZEROS), below, value)
+
+    def _interleaved(self, values: list[ir.Value]) -> list[ir.Value]:
+        """From vectors a, b, ...: a0 b0 ... a1 b1 ..., as many vectors."""
+        b, n = self.b, len(values)
+        if n == 1:
+            return values
+        wide = values + [ZEROS] * (-n % 2)
+        pairs = [self._picked(p, q, range(2 * PIXELS)) for p, q in zip(wide[::2], wide[1::2], strict=True)]
+        if len(pairs) == 1:
+            pairs.append(pairs[0])
+        everything = b.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, 4 * PIXELS), list(range(4 * PIXELS))))
+        order = [(k % n) * PIXELS + k // n for k in range(n * PIXELS)]
+        return [self._picked(everything, everything, order[k : k + PIXELS]) for k in range(0, n * PIXELS, PIXELS)]
+
+    def _picked(self, first: ir.Value, second: ir.Value, lanes: Iterable[int]) -> ir.Value:
+        lanes = list(lanes)
+        return self.b.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
 class _Callee:
@@ -210,8 +244,8 @@ def driver() -> Callable[[int, int], None]:
 
     Called through ctypes it lets other Python threads run.
     """
-    machine = target_machine()
-    module = binding.parse_assembly(str(_Driver().module))
+    machine = new_target_machine()
+    module = binding.parse_assembly(str(_Driver(machine.triple).module))
     module.verify()
     builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
     builder.getModulePassManager().run(module, builder)

@@ -20,7 +20,7 @@ class Job(ctypes.Structure):
     """One layer on one batch of images. Strides are in floats; columns are neighbours.
 
     ``levels`` points at :class:`LevelCode` of each level, ``bands`` and ``segments`` at the tables of
-    :mod:`cp_basicsr.engine.schedule`. ``next_band`` is the next band that no thread has taken yet.
+    :mod:`cp_basicsr.engine.schedule`. Strides of output and residual are those after PixelShuffle by ``shuffle``. ``next_band`` is the next band that no thread has taken yet.
     """
 
     _fields_ = [
@@ -42,6 +42,7 @@ class Job(ctypes.Structure):
         ('residual_row', ctypes.c_int64),
         ('scale', ctypes.c_float),
         ('activation', ctypes.c_int32),
+        ('shuffle', ctypes.c_int32),
         ('slopes', ctypes.c_void_p),
         ('kernel_rows', ctypes.c_int64),
         ('kernel_columns', ctypes.c_int64),

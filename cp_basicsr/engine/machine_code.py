@@ -14,9 +14,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-@cache
-def target_machine() -> binding.TargetMachine:
-    """LLVM's code generator for this processor, with all of its features."""
+def new_target_machine() -> binding.TargetMachine:
+    """LLVM's code generator for this processor, with all of its features; a JIT takes the one it is given for its own."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     binding.initialize_native_asmparser()
@@ -25,12 +24,17 @@ def target_machine() -> binding.TargetMachine:
     )
 
 
+@cache
+def _assembler() -> binding.TargetMachine:
+    return new_target_machine()
+
+
 def assemble(lines: list[str]) -> bytes:
     """Machine code of AT&T assembler lines, by LLVM's assembler.
 
     Instructions of every supported set are accepted, whatever this processor has.
     """
-    target = target_machine()
+    target = _assembler()
     module = binding.parse_assembly('\n'.join(f'module asm "{line}"' for line in lines))
     module.triple = target.triple
     sections = binding.ObjectFileRef.from_data(target.emit_object(module)).sections()

@@ -23,9 +23,7 @@ class Schedule:
     segments: np.ndarray
 
 
-def uniform_schedule(
-    images: int, height: int, width: int, level: int, scratch: Scratch, threads: int
-) -> Schedule:
+def uniform_schedule(images: int, height: int, width: int, level: int, scratch: Scratch, threads: int) -> Schedule:
     """The whole batch at one level."""
     return map_schedule(np.full((images, 1, 1), level), [0, height], [0, width], scratch, threads)
 
@@ -66,3 +64,15 @@ def _strips(levels: np.ndarray, column_ends: list[int], vectors: int) -> list[tu
         for x in range(left, right, PIXELS * vectors):
             strips.append((x, min(vectors, -(-(right - x) // PIXELS)), int(levels[first])))
     return strips
+
+
+def level_schedule(levels: np.ndarray, scratch: Scratch, threads: int) -> Schedule:
+    """Each output at its own level: integers ``[images, height, width]``; equal neighbours run together."""
+    rows = _starts((levels[:, 1:] != levels[:, :-1]).any(axis=(0, 2)))
+    columns = _starts((levels[:, rows, 1:] != levels[:, rows, :-1]).any(axis=(0, 1)))
+    tiles = levels[:, rows][:, :, columns]
+    return map_schedule(tiles, [*rows, levels.shape[1]], [*columns, levels.shape[2]], scratch, threads)
+
+
+def _starts(changes: np.ndarray) -> list[int]:
+    return [0, *(np.flatnonzero(changes) + 1).tolist()]

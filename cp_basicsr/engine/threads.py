@@ -25,7 +25,9 @@ def run(job: Job, scratch_floats: int) -> None:
         _work(job, scratch_floats)
     finally:
         for task in pending:
-            task.result()
+            # A helper that another network keeps busy has nothing left to do here.
+            if not task.cancel():
+                task.result()
 
 
 def _work(job: Job, scratch_floats: int) -> None:

@@ -9,7 +9,7 @@ from .convert import (
     refresh_ranks,
     set_straight_through,
 )
-from .layers import NMConv2d, NMConv3d, NMLinear, PrunableLayer
+from .layers import Convolution, NMConv2d, NMConv3d, NMLinear, PrunableLayer, plain_convolution
 from .macs import MacTable, trace_macs
 from .masks import level_mask, weight_ranks
 from .pattern import NMPattern, PatternError
@@ -18,6 +18,7 @@ from .route import LevelMapRoute, Route, UniformRoute, active_route, routed
 
 __all__ = [
     'ConversionReport',
+    'Convolution',
     'ImagePlacement',
     'LevelMapRoute',
     'MacTable',
@@ -37,6 +38,7 @@ __all__ = [
     'convert',
     'level_mask',
     'native_state_dict',
+    'plain_convolution',
     'prunable_layers',
     'refresh_ranks',
     'routed',

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,21 @@ class _StraightThroughMask(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A Conv2d with zero padding and the activation that the same module applies to its output.
+
+    Attributes:
+        stride: vertical and horizontal.
+        padding: rows and columns of zeros on each side.
+        activation: None: the outputs are left as they are.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    activation: nn.Module | None = None
 
 
 class PrunableLayer(nn.Module):
@@ -87,6 +103,10 @@ class PrunableLayer(nn.Module):
     def run_dense(self, x: Tensor) -> Tensor:
         """The base network's own computation, bit for bit."""
         raise NotImplementedError
+
+    def as_convolution(self) -> Convolution | None:
+        """The plain convolution that :meth:`level_values` are the values of; None: the layer is something else."""
+        return None
 
     def baked_values(self, level: int) -> dict[str, Tensor]:
         """Native parameter names of the layer and their values with the zeros of a level written in."""
@@ -166,6 +186,12 @@ class PrunableLayer(nn.Module):
                 own.copy_(bias)
 
 
+def plain_convolution(conv: nn.Conv2d) -> Convolution | None:
+    """The geometry of a Conv2d without groups, dilation or an unusual padding, else None."""
+    usual = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == 'zeros'
+    return Convolution(conv.stride, conv.padding) if usual and not isinstance(conv.padding, str) else None
+
+
 def _after_load(layer: PrunableLayer, incompatible: Any) -> None:
     """After a plain checkpoint of the base network nothing is missing: ranks follow from the weights."""
     if layer._plain_prefix is None:
@@ -186,6 +212,9 @@ class _NMConv(PrunableLayer):
 
 class NMConv2d(_NMConv, nn.Conv2d):
     """A Conv2d (groups=1) with levels; groups of M run along its input channels."""
+
+    def as_convolution(self) -> Convolution | None:
+        return plain_convolution(self)
 
 
 class NMConv3d(_NMConv, nn.Conv3d):

@@ -6,6 +6,7 @@ run from two threads. It also counts what ran, for the MACs.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,20 @@ class Route(ABC):
     def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
         """Output of a layer along this route."""
 
-    def _count(self, layer: PrunableLayer, counts: dict[int, int]) -> None:
+    @abstractmethod
+    def levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[int | Tensor, dict[int, int]]:
+        """Levels of a layer's outputs, and how many outputs there are of each.
+
+        Args:
+            layer: the layer.
+            shape: shape of its output, channels included.
+
+        Returns:
+            One level index for all outputs, or long levels shaped like the output with one channel.
+        """
+
+    def count(self, layer: PrunableLayer, counts: dict[int, int]) -> None:
+        """Note that so many outputs of a layer ran at each level."""
         totals = self.positions.setdefault(layer.layer_name, [0] * len(layer.pattern.levels))
         for level, count in counts.items():
             totals[level] += count
@@ -70,10 +84,13 @@ class UniformRoute(Route):
         self.level = level
 
     def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
-        level = layer.pattern.index(self.level)
-        output = layer.run_level(x, level)
-        self._count(layer, {level: output.numel() // layer.out_width})
+        output = layer.run_level(x, layer.pattern.index(self.level))
+        self.count(layer, self.levels_of(layer, tuple(output.shape))[1])
         return output
+
+    def levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[int, dict[int, int]]:
+        level = layer.pattern.index(self.level)
+        return level, {level: math.prod(shape) // layer.out_width}
 
 
 class LevelMapRoute(Route):
@@ -93,14 +110,14 @@ class LevelMapRoute(Route):
 
     def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
         output = layer.run_level(x, self.held[0])
-        levels, counts = self._levels_of(layer, tuple(output.shape))
+        levels, counts = self.levels_of(layer, tuple(output.shape))
         for level in self.held[1:]:
             if level in counts:
                 output = torch.where(levels == level, layer.run_level(x, level), output)
-        self._count(layer, counts)
+        self.count(layer, counts)
         return output
 
-    def _levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[Tensor, dict[int, int]]:
+    def levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[Tensor, dict[int, int]]:
         axis = layer.placement.channel_axis % len(shape)
         key = (layer.placement, shape[:axis] + shape[axis + 1 :])
         if key not in self._placed:

@@ -1,0 +1,6 @@
+"""Running a supernet fast: patterns compiled to vector code, levels that differ from tile to tile."""
+
+from .host import EngineUnavailableError
+from .network_engine import NetworkEngine
+
+__all__ = ['EngineUnavailableError', 'NetworkEngine']

@@ -1,0 +1,139 @@
+"""Runs the base network of a supernet along a route, with compiled code where that is possible."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cp_basicsr.sparsity import Route, UniformRoute, prunable_layers, routed
+
+from .compiled_network import CompiledNetwork, compile_layers
+from .fusion import fused
+from .host import EngineUnavailableError, chosen_set
+
+SAME = 1e-4  # of the largest output: how far a traced network may be from the untraced one
+
+
+class NetworkEngine:
+    """Compiles a base network when it first runs, and again when its parameters have changed.
+
+    Parameters that are changed behind autograd's back (through ``.data``) need a call of :meth:`forget`.
+
+    Args:
+        multiple: heights and widths of inputs must be multiples of it.
+        leaf_functions: functions of the network's code that tracing does not look into.
+        say: is told once, in one sentence, what runs how.
+    """
+
+    def __init__(self, multiple: int, leaf_functions: Iterable[Callable], say: Callable[[str], None]) -> None:
+        self.multiple = multiple
+        self.leaf_functions = tuple(leaf_functions)
+        self.say = say
+        self._said: set[str] = set()
+        self._lock = threading.Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Compile anew at the next run."""
+        self._state: tuple | None = None
+        self._compiled: CompiledNetwork | None = None
+        self._program: nn.Module | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NetworkEngine:
+        """Code is not copied: the copy of a network compiles its own."""
+        return NetworkEngine(self.multiple, self.leaf_functions, self.say)
+
+    def __reduce__(self) -> tuple:
+        return NetworkEngine, (self.multiple, self.leaf_functions, self.say)
+
+    def run(self, base: nn.Module, x: Tensor, route: Route) -> Tensor:
+        """``base(x)`` along ``route``, which counts what ran as ever."""
+        try:
+            self._prepare(base, x)
+        except EngineUnavailableError as error:
+            self._say_once(f'Layers run on the masked reference path: {error}.')
+            with routed(route):
+                return base(x)
+        from .route import EngineRoute
+
+        with routed(EngineRoute(route, self._compiled)):
+            output = self._program(x)
+        return output.contiguous() if isinstance(output, Tensor) else output
+
+    def _prepare(self, base: nn.Module, x: Tensor) -> None:
+        if base.training or torch.is_grad_enabled():
+            raise EngineUnavailableError(
+                'gradients are on (wrap the call in torch.inference_mode()) or the network is in training mode'
+            )
+        if x.device.type != 'cpu' or x.dtype != torch.float32:
+            raise EngineUnavailableError(f'the input is {x.dtype} on {x.device}, code is made for float32 on cpu')
+        name = chosen_set()
+        with self._lock:
+            state = (name, *((p.data_ptr(), _version(p)) for p in (*base.parameters(), *base.buffers())))
+            if state != self._state:
+                self._compile(base, x, name)
+                self._state = state
+
+    def _compile(self, base: nn.Module, x: Tensor, name: str) -> None:
+        try:
+            from .instructions import instruction_set
+        except ImportError as error:
+            raise EngineUnavailableError(f'llvmlite cannot be imported ({error})') from error
+        instructions = instruction_set(name)
+        program, dense, why = base, [], None
+        if x.dim() == 4:
+            try:
+                program, dense = fused(base, instructions.outputs, self.leaf_functions)
+            except Exception as error:  # the network's own code, run on symbols, may raise anything
+                why = f'{type(error).__name__} while tracing'
+        self._compiled = compile_layers(base, dense, instructions)
+        if program is not base and not self._agrees(program, base, x):
+            program, why = base, 'the traced network computes something else'
+        self._program = program
+        self._report(base, name, why)
+
+    def _agrees(self, program: nn.Module, base: nn.Module, x: Tensor) -> bool:
+        """Whether the graph computes what the network does, on a small input of another size than any before."""
+        from .route import EngineRoute
+
+        side = self.multiple * -(-24 // self.multiple)
+        sample = torch.rand((1, x.shape[1], side, side + self.multiple), generator=torch.Generator().manual_seed(0))
+        route = UniformRoute(-1)
+        try:
+            with routed(EngineRoute(route, self._compiled)):
+                output = program(sample)
+        except (RuntimeError, TypeError, ValueError):
+            return False
+        with routed(UniformRoute(-1)):
+            expected = base(sample)
+        return output.shape == expected.shape and bool((output - expected).abs().max() <= SAME * expected.abs().max())
+
+    def _report(self, base: nn.Module, name: str, why: str | None) -> None:
+        total = len(prunable_layers(base))
+        left = self._compiled.reference
+        text = f'Engine: {total - len(left)} of {total} prunable layers run as compiled {name} code'
+        text += f', layer by layer ({why})' if why else ''
+        if left:
+            reasons: dict[str, list[str]] = {}
+            for layer, reason in left.items():
+                reasons.setdefault(reason, []).append(layer)
+            text += '; on the masked reference path: '
+            text += ', '.join(f'{_some(layers)} ({reason})' for reason, layers in reasons.items())
+        self._say_once(f'{text}.')
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
+
+
+def _some(names: list[str]) -> str:
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

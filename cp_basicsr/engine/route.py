@@ -1,0 +1,125 @@
+"""A route whose layers run as compiled code: same levels, same counts, other means."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cp_basicsr.sparsity import NMLinear, PrunableLayer, Route
+
+from .compiled_layer import PLAIN, CompiledLayer, Epilogue
+from .compiled_network import CompiledNetwork
+from .job import Activation
+from .schedule import Schedule, level_schedule, uniform_schedule
+
+LONGEST_ROW = 512  # tokens; so many rows share out well over the threads
+
+
+class EngineRoute(Route):
+    """Runs another route's levels with compiled layers; layers that are not compiled run as that route runs them.
+
+    Args:
+        route: says the levels and counts what ran.
+        compiled: the layers.
+    """
+
+    def __init__(self, route: Route, compiled: CompiledNetwork) -> None:
+        super().__init__()
+        self.route = route
+        self.positions = route.positions
+        self.compiled = compiled
+        self._schedules: dict[Hashable, Schedule] = {}
+
+    def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
+        return self.run_with(layer, x, PLAIN)
+
+    def levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[int | Tensor, dict[int, int]]:
+        return self.route.levels_of(layer, shape)
+
+    def run_with(self, module: nn.Module, x: Tensor, epilogue: Epilogue) -> Tensor:
+        """Outputs of a prunable layer or dense convolution after ``epilogue``.
+
+        A global layer (a map of 1 x 1) and what is not compiled run in PyTorch.
+        """
+        layer = self.compiled.layers.get(module)
+        if layer is None or not _fits(module, x, layer):
+            output = self.route.run(module, x) if isinstance(module, PrunableLayer) else module(x)
+            return applied(epilogue, output)
+        if isinstance(module, NMLinear):
+            return self._run_tokens(module, layer, x, epilogue)
+        shape = (x.shape[0], layer.out_width, *layer.out_size(*x.shape[2:]))
+        residual = epilogue.residual
+        after = self.compiled.activations.get(module)
+        if after is not None or (residual is not None and not _same_shape(residual, shape, epilogue.shuffle)):
+            output = layer.run(x, self._schedule(module, layer, shape, shape))
+            return applied(epilogue, output if after is None else after(output))
+        return layer.run(x, self._schedule(module, layer, shape, shape), epilogue)
+
+    def _run_tokens(self, module: NMLinear, layer: CompiledLayer, x: Tensor, epilogue: Epilogue) -> Tensor:
+        """Tokens ``[..., C]`` as the pixels of one map."""
+        tokens = x.numel() // layer.in_width
+        columns = _row_length(tokens)
+        pixels = (1, layer.out_width, tokens // columns, columns)
+        shape = (*x.shape[:-1], layer.out_width)
+        feature_map = x.reshape(tokens, layer.in_width).T.contiguous().view(1, layer.in_width, *pixels[2:])
+        output = layer.run(feature_map, self._schedule(module, layer, shape, pixels))
+        return applied(epilogue, output.reshape(layer.out_width, tokens).T.reshape(shape))
+
+    def _schedule(
+        self, module: nn.Module, layer: CompiledLayer, shape: tuple[int, ...], pixels: tuple[int, ...]
+    ) -> Schedule:
+        """Levels of an output of ``shape``, which is computed as a map of shape ``pixels``."""
+        levels, place = 0, None
+        if isinstance(module, PrunableLayer):
+            levels, counts = self.route.levels_of(module, shape)
+            self.route.count(module, counts)
+            place = module.placement
+        uniform = levels if isinstance(levels, int) else None
+        strip = (layer.scratch.rows, layer.scratch.vectors)
+        key = (strip, shape, uniform, place if uniform is None else None)
+        if key not in self._schedules:
+            threads = torch.get_num_threads()
+            if uniform is not None:
+                schedule = uniform_schedule(pixels[0], *pixels[2:], uniform, layer.scratch, threads)
+            else:
+                schedule = level_schedule(levels.reshape(pixels[0], *pixels[2:]).numpy(), layer.scratch, threads)
+            self._schedules[key] = schedule
+        return self._schedules[key]
+
+
+def applied(epilogue: Epilogue, output: Tensor) -> Tensor:
+    """The same in PyTorch."""
+    if epilogue.activation is Activation.RELU:
+        output = F.relu(output)
+    elif epilogue.activation is Activation.SLOPE:
+        output = F.prelu(output, epilogue.slopes)
+    if epilogue.shuffle > 1:
+        output = F.pixel_shuffle(output, epilogue.shuffle)
+    if epilogue.residual is not None:
+        output = output * epilogue.scale + epilogue.residual
+    return output
+
+
+def _fits(module: nn.Module, x: Tensor, layer: CompiledLayer) -> bool:
+    """Whether a compiled layer can take this input; a map or list of one position is not worth it."""
+    if x.dtype != torch.float32 or x.device.type != 'cpu':
+        return False
+    if isinstance(module, NMLinear):
+        return x.shape[-1] == layer.in_width < x.numel()
+    if x.dim() != 4 or x.shape[1] != layer.in_width:
+        return False
+    height, width = layer.out_size(*x.shape[2:])
+    return height > 0 < width and height * width > 1
+
+
+def _same_shape(residual: Tensor, shape: tuple[int, ...], shuffle: int) -> bool:
+    images, channels, height, width = shape
+    return tuple(residual.shape) == (images, channels // shuffle**2, height * shuffle, width * shuffle)
+
+
+def _row_length(tokens: int) -> int:
+    """The longest row of whole vectors that divides the tokens, else all of them."""
+    return next((n for n in range(min(LONGEST_ROW, tokens) // 16 * 16, 0, -16) if tokens % n == 0), tokens)
