@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from . import threads
-from .driver import SHUFFLES
 from .geometry import Scratch
-from .instructions import PIXELS, InstructionSet
+from .instructions import InstructionSet
 from .job import Activation, Job, LevelCode
 from .kernel import Kernel, kernel_of
+from .memory import ROOM, empty_map
 from .schedule import Schedule
 
 
@@ -38,7 +38,6 @@ class Epilogue:
 
 
 PLAIN = Epilogue()
-ROOM = PIXELS * max(SHUFFLES)  # floats that the last vector of a row may reach over its end
 
 
 class _Level:
@@ -156,12 +155,6 @@ class CompiledLayer:
         )
         threads.run(job, self.scratch.floats)
         return output
-
-
-def empty_map(images: int, channels: int, height: int, width: int) -> Tensor:
-    """A feature map whose rows have room for the last vector to reach over their end."""
-    pitch = -(-width // PIXELS) * PIXELS + ROOM
-    return torch.empty(images, channels, height, pitch)[..., :width]
 
 
 def _with_adjacent_columns(x: Tensor) -> Tensor:

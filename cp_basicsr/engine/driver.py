@@ -238,19 +238,56 @@ class _Callee:
         return self._pointer.get_reference()
 
 
-@cache
-def driver() -> Callable[[int, int], None]:
-    """The compiled function: runs bands of the job at the first address with the scratch memory at the second.
+class Team(ctypes.Structure):
+    """What each thread of a team is told: the job, and scratch memory of which every thread takes a stride."""
 
-    Called through ctypes it lets other Python threads run.
+    _fields_ = [('job', ctypes.c_void_p), ('scratch', ctypes.c_void_p), ('stride', ctypes.c_int64)]
+
+
+def _add_member(module: ir.Module) -> None:
+    """``void member(Team *team)``: finds its number and runs the job with its own scratch memory."""
+    run = module.get_global('run')
+    thread_number = ir.GlobalVariable(module, POINTER, 'thread_number')
+    thread_number.initializer = ir.Constant(POINTER, None)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), 'member')
+    (team,) = function.args
+    b = Builder(function.append_basic_block('entry'))
+    ask = _Callee(b.load(thread_number, typ=POINTER), ir.FunctionType(I32, []))
+    shift = b.mul(b.sext(b.call(ask, []), I64), b.field(team, Team, 'stride'))
+    b.call(run, [b.field(team, Team, 'job'), b.at(b.field(team, Team, 'scratch'), shift, ir.IntType(8))])
+    b.ret_void()
+
+
+class CompiledDriver:
+    """The driver's functions in memory.
+
+    Attributes:
+        run: runs bands of the job at the first address, with the scratch memory at the second, until none is left.
+            Called through ctypes it lets other Python threads run.
+        member: address of the function that each thread of an OpenMP team calls with a :class:`Team`.
     """
-    machine = new_target_machine()
-    module = binding.parse_assembly(str(_Driver(machine.triple).module))
-    module.verify()
-    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
-    builder.getModulePassManager().run(module, builder)
-    engine = binding.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address('run'))
-    run.engine = engine  # the code lives as long as the engine
-    return run
+
+    def __init__(self) -> None:
+        machine = new_target_machine()
+        source = _Driver(machine.triple).module
+        _add_member(source)
+        module = binding.parse_assembly(str(source))
+        module.verify()
+        builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+        builder.getModulePassManager().run(module, builder)
+        self._engine = binding.create_mcjit_compiler(module, machine)
+        self._engine.finalize_object()
+        signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+        self.run: Callable[[int, int], None] = signature(self._engine.get_function_address('run'))
+        self.member: int = self._engine.get_function_address('member')
+
+    def use_thread_number(self, function: Callable[[], int]) -> None:
+        """Tell :attr:`member` which C function gives a thread its number."""
+        pointer = ctypes.c_void_p.from_address(self._engine.get_global_value_address('thread_number'))
+        pointer.value = ctypes.cast(function, ctypes.c_void_p).value
+
+
+@cache
+def driver() -> CompiledDriver:
+    """The driver, compiled once."""
+    return CompiledDriver()

@@ -1,4 +1,8 @@
-"""As many threads as PyTorch uses, each with scratch memory of its own."""
+"""Shares a job among as many threads as PyTorch uses: PyTorch's own OpenMP threads, where its library can be found.
+
+A second pool of threads would compete with PyTorch's for the processor (OpenMP's threads go on spinning for a while after
+their work), and waking a Python thread for each layer takes 60 microseconds where an OpenMP team takes 5.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 
 import torch
 
-from .driver import driver
-from .geometry import FLOAT
+from .driver import Team, driver
+from .instructions import FLOAT
 from .job import Job
 
 _ALIGNMENT = 4096
@@ -19,10 +24,22 @@ _local = threading.local()
 
 def run(job: Job, scratch_floats: int) -> None:
     """Run a job to its end with ``torch.get_num_threads()`` threads, this one among them."""
-    helpers = min(torch.get_num_threads(), job.band_count) - 1
-    pending = [_pool(helpers).submit(_work, job, scratch_floats) for _ in range(helpers)]
+    size = max(1, min(torch.get_num_threads(), job.band_count))
+    stride = scratch_floats * FLOAT + -(scratch_floats * FLOAT) % _ALIGNMENT
+    team = Team(ctypes.addressof(job), _scratch(size * stride), stride)
+    library = _openmp()
+    if size == 1:
+        driver().run(team.job, team.scratch)
+    elif library is not None:
+        library.GOMP_parallel(driver().member, ctypes.addressof(team), size, 0)
+    else:
+        _run_in_python_threads(team, size)
+
+
+def _run_in_python_threads(team: Team, size: int) -> None:
+    pending = [_pool(size - 1).submit(driver().run, team.job, team.scratch + k * team.stride) for k in range(1, size)]
     try:
-        _work(job, scratch_floats)
+        driver().run(team.job, team.scratch)
     finally:
         for task in pending:
             # A helper that another network keeps busy has nothing left to do here.
@@ -30,19 +47,33 @@ def run(job: Job, scratch_floats: int) -> None:
                 task.result()
 
 
-def _work(job: Job, scratch_floats: int) -> None:
-    driver()(ctypes.addressof(job), _scratch(scratch_floats))
-
-
 @cache
 def _pool(helpers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(helpers, thread_name_prefix='cp_engine')
 
 
-def _scratch(floats: int) -> int:
-    """Address of this thread's scratch memory; it only grows."""
-    if getattr(_local, 'floats', 0) < floats:
-        _local.memory = torch.empty(floats * FLOAT + _ALIGNMENT, dtype=torch.uint8)
-        _local.floats = floats
+@cache
+def _openmp() -> ctypes.CDLL | None:
+    """The OpenMP library that PyTorch has loaded, if it has the entry points of GNU's (LLVM's and Intel's do)."""
+    folder = str(Path(torch.__file__).parent)
+    try:
+        mapped = {line.split(maxsplit=5)[-1].strip() for line in Path('/proc/self/maps').read_text().splitlines()}
+    except OSError:
+        return None
+    for path in sorted(path for path in mapped if path.startswith(folder) and 'omp' in Path(path).name):
+        library = ctypes.CDLL(path)
+        if all(hasattr(library, name) for name in ('GOMP_parallel', 'omp_get_thread_num')):
+            library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            library.GOMP_parallel.restype = None
+            driver().use_thread_number(library.omp_get_thread_num)
+            return library
+    return None
+
+
+def _scratch(size: int) -> int:
+    """Address of memory for the threads that this one leads; it only grows."""
+    if getattr(_local, 'size', 0) < size:
+        _local.memory = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
+        _local.size = size
     address = _local.memory.data_ptr()
     return address + -address % _ALIGNMENT

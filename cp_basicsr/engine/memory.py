@@ -1,0 +1,61 @@
+"""Memory for feature maps, kept from one layer and image to the next.
+
+Memory fresh from the system costs more than a sparse layer computed in it: the first touch of each page is a fault.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .driver import SHUFFLES
+from .instructions import FLOAT, PIXELS
+
+ROOM = PIXELS * max(SHUFFLES)  # floats that the last vector of a row may reach over its end
+KEPT = 512 * 1024 * 1024  # bytes that are kept although nobody uses them
+WASTE = 1.25  # how much larger than asked a kept block may be
+
+
+class Blocks:
+    """Blocks of floats that are lent as tensors and come back when the last tensor over them is gone."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self.kept = kept
+        self._free: list[np.ndarray] = []
+        # A block may come back while this thread holds the lock: collecting garbage runs finalizers anywhere.
+        self._lock = threading.RLock()
+
+    def lend(self, floats: int) -> Tensor:
+        """A float32 tensor ``[floats]`` with any content."""
+        with self._lock:
+            fitting = [k for k, block in enumerate(self._free) if floats <= block.size <= WASTE * floats]
+            block = self._free.pop(fitting[-1]) if fitting else None
+        if block is None:
+            block = np.empty(floats, dtype=np.float32)
+        lent = block[:floats]
+        weakref.finalize(lent, self._take_back, block).atexit = False
+        return torch.from_numpy(lent)
+
+    def _take_back(self, block: np.ndarray) -> None:
+        with self._lock:
+            self._free.append(block)
+            while sum(free.nbytes for free in self._free) > self.kept:
+                self._free.pop(0)
+
+
+_blocks = Blocks()
+
+
+def empty_map(images: int, channels: int, height: int, width: int) -> Tensor:
+    """A float32 feature map whose rows have room for the last vector to reach over their end.
+
+    Rows are an odd number of cache lines apart, lest the same column of all channels falls on few sets of the cache.
+    """
+    pitch = -(-width // PIXELS) * PIXELS + ROOM
+    line = 64 // FLOAT
+    pitch += line * (pitch // line % 2 == 0)
+    return _blocks.lend(images * channels * height * pitch).view(images, channels, height, pitch)[..., :width]
