@@ -6,7 +6,6 @@ import ctypes
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from . import threads
@@ -25,7 +24,7 @@ class Epilogue:
     Attributes:
         activation: what becomes of the sum and its bias.
         slopes: float32 ``[out]`` with ``Activation.SLOPE``.
-        shuffle: factor of PixelShuffle, one of :data:`~cp_basicsr.engine.driver.SHUFFLES` that divides the layer's block.
+        shuffle: factor of PixelShuffle: one of the driver's ``SHUFFLES`` that divides the layer's block.
         residual: float32, shaped like the result; None: nothing is added or scaled.
         scale: factor before the residual is added.
     """

@@ -135,16 +135,38 @@ class _Driver:
             left = b.sub(f['outputs'], first)
             count = b.select(b.icmp_signed('<', left, f['block']), left, f['block'])
             with b.loop(segment['rows']) as row, b.loop(segment['vectors']) as vector:
+                x = b.add(segment['x'], b.mul(vector, i64(PIXELS)))
+                y = b.add(segment['y'], row)
+                self._ask_for((segment['image'], y, x), first, count)
                 place = b.total((b.mul(row, f['stride']), f['scratch_row']), (vector, i64(PIXELS)))
                 self._call(kernel, entry, [b.at(self.scratch, place), values, self.sums])
-                x = b.add(segment['x'], b.mul(vector, i64(PIXELS)))
-                self._store(segment['image'], b.add(segment['y'], row), x, first, count, bias)
+                self._store((segment['image'], y, x), first, count, bias)
+
+    def _ask_for(self, place: tuple[ir.Value, ir.Value, ir.Value], first: ir.Value, count: ir.Value) -> None:
+        """Have the memory that the store will need fetched while the kernel runs: every channel is on another page."""
+        b, f = self.b, self.fields
+        image, y, x = place
+        shuffle = b.sext(f['shuffle'], I64)
+        area = b.mul(shuffle, shuffle)
+        row, column, plane = b.mul(y, shuffle), b.mul(x, shuffle), b.sdiv(first, area)
+        for name, write in (('output', 1), ('residual', 0)):
+            given = b.icmp_unsigned('!=', b.ptrtoint(f[name], I64), i64(0))
+            start = b.total((image, f[f'{name}_image']), (plane, f[f'{name}_channel']), (row, f[f'{name}_row']), column)
+            with b.if_then(given), b.loop(b.sdiv(count, area)) as index:
+                self._prefetch(b.at(f[name], b.add(start, b.mul(index, f[f'{name}_channel']))), write)
+
+    def _prefetch(self, pointer: ir.Value, write: int) -> None:
+        name = 'llvm.prefetch.p0'
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        nearest, data = 3, 1
+        self.b.call(function, [pointer, I32(write), I32(nearest), I32(data)])
 
     def _call(self, kind: ir.FunctionType, entry: ir.Value, arguments: list[ir.Value]) -> None:
         self.b.call(_Callee(entry, kind), arguments)
 
     def _store(
-        self, image: ir.Value, y: ir.Value, x: ir.Value, first: ir.Value, count: ir.Value, bias: ir.Value
+        self, place: tuple[ir.Value, ir.Value, ir.Value], first: ir.Value, count: ir.Value, bias: ir.Value
     ) -> None:
         """Finish the sums of one vector: one loop for each kind of epilogue, so that none is asked for inside."""
         b, f = self.b, self.fields
@@ -157,7 +179,7 @@ class _Driver:
             case = b.append_basic_block(f'shuffle{shuffle}_{activation.name.lower()}')
             b.position_at_end(case)
             cases.add_case(I32((shuffle * len(Activation) + activation) * 2 + residual), case)
-            self._store_loop(shuffle, activation, residual, (image, y, x), first, count, bias)
+            self._store_loop(shuffle, activation, residual, place, first, count, bias)
             b.branch(after)
         b.position_at_end(after)
 

@@ -1,7 +1,7 @@
 """The few instructions that a sparse kernel is made of, as tables of bytes for each instruction set.
 
-LLVM's assembler writes each form once; displacements are then filled in by the thousand, because an assembler that reads
-text takes seconds for a network of a million kept weights.
+LLVM's assembler writes each form once; displacements are then filled in by the thousand, because an assembler that
+reads text takes seconds for a network of a million kept weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class InstructionSet:
         name: 'avx512' or 'avx2'.
         outputs: output channels whose sums fit into the registers at once.
         slots: input vectors of :data:`PIXELS` values that are held at once.
-        load: uint8 ``[slots, bytes]``: input -> slot, with a displacement of four bytes at each of ``load_displacements``.
+        load: uint8 ``[slots, bytes]``: input -> slot, with displacements of four bytes at ``load_displacements``.
         load_displacements: byte position within the form and what is added to the displacement there.
         multiply: uint8 ``[slots, outputs, bytes]``: sum of an output += slot * weight, with a displacement of one byte
             at ``multiply_displacement``.
@@ -99,7 +99,7 @@ def _avx2() -> InstructionSet:
     # Two vectors of 8 pixels for each sum, so that a broadcast weight serves two multiply-adds.
     outputs = 6
     multiply = [
-        f'vbroadcastss {NEAR}(%rsi),%ymm14\nvfmadd231ps %ymm14,%ymm12,%ymm{2 * o}\nvfmadd231ps %ymm14,%ymm13,%ymm{2 * o + 1}'
+        [f'vbroadcastss {NEAR}(%rsi),%ymm14'] + [f'vfmadd231ps %ymm14,%ymm1{2 + h},%ymm{2 * o + h}' for h in (0, 1)]
         for o in range(outputs)
     ]
     return InstructionSet(
@@ -108,7 +108,7 @@ def _avx2() -> InstructionSet:
         slots=1,
         load=_forms([[f'vmovups {FAR}(%rdi),%ymm12', f'vmovups {FAR}(%rdi),%ymm13']]),
         load_displacements=((4, 0), (12, 32)),
-        multiply=_forms([form.split('\n') for form in multiply]).reshape(1, outputs, -1),
+        multiply=_forms(multiply).reshape(1, outputs, -1),
         multiply_displacement=5,
         displacement_unit=1,
         advance=_code(['addq $256,%rsi']),

@@ -20,7 +20,8 @@ class Job(ctypes.Structure):
     """One layer on one batch of images. Strides are in floats; columns are neighbours.
 
     ``levels`` points at :class:`LevelCode` of each level, ``bands`` and ``segments`` at the tables of
-    :mod:`cp_basicsr.engine.schedule`. Strides of output and residual are those after PixelShuffle by ``shuffle``. ``next_band`` is the next band that no thread has taken yet.
+    :mod:`cp_basicsr.engine.schedule`. Strides of output and residual are those after PixelShuffle by ``shuffle``.
+    ``next_band`` is the next band that no thread has taken yet.
     """
 
     _fields_ = [

@@ -15,7 +15,7 @@ _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def new_target_machine() -> binding.TargetMachine:
-    """LLVM's code generator for this processor, with all of its features; a JIT takes the one it is given for its own."""
+    """LLVM's code generator for this processor with all of its features. A JIT keeps the one it is given for itself."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     binding.initialize_native_asmparser()

@@ -15,6 +15,7 @@ from torch import Tensor
 from .driver import SHUFFLES
 from .instructions import FLOAT, PIXELS
 
+LINE = 64  # bytes of a cache line
 ROOM = PIXELS * max(SHUFFLES)  # floats that the last vector of a row may reach over its end
 KEPT = 512 * 1024 * 1024  # bytes that are kept although nobody uses them
 WASTE = 1.25  # how much larger than asked a kept block may be
@@ -53,9 +54,15 @@ _blocks = Blocks()
 def empty_map(images: int, channels: int, height: int, width: int) -> Tensor:
     """A float32 feature map whose rows have room for the last vector to reach over their end.
 
-    Rows are an odd number of cache lines apart, lest the same column of all channels falls on few sets of the cache.
+    Rows and channels are an odd number of cache lines apart, lest a column of rows or a pixel's channels fall on few
+    sets of the cache.
     """
-    pitch = -(-width // PIXELS) * PIXELS + ROOM
-    line = 64 // FLOAT
-    pitch += line * (pitch // line % 2 == 0)
-    return _blocks.lend(images * channels * height * pitch).view(images, channels, height, pitch)[..., :width]
+    pitch = _odd_lines(-(-width // PIXELS) * PIXELS + ROOM)
+    plane = _odd_lines(height * pitch)
+    block = _blocks.lend(images * channels * plane)
+    return block.as_strided((images, channels, height, width), (channels * plane, plane, pitch, 1))
+
+
+def _odd_lines(floats: int) -> int:
+    lines = -(-floats * FLOAT // LINE)
+    return (lines + (lines % 2 == 0)) * LINE // FLOAT

@@ -26,13 +26,21 @@ class NetworkEngine:
     Args:
         multiple: heights and widths of inputs must be multiples of it.
         leaf_functions: functions of the network's code that tracing does not look into.
+        special: gives a program made for one architecture by hand, or None for networks that are traced.
         say: is told once, in one sentence, what runs how.
     """
 
-    def __init__(self, multiple: int, leaf_functions: Iterable[Callable], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        multiple: int,
+        leaf_functions: Iterable[Callable],
+        say: Callable[[str], None],
+        special: Callable[[nn.Module], Callable[[Tensor], Tensor] | None] = lambda _: None,
+    ) -> None:
         self.multiple = multiple
         self.leaf_functions = tuple(leaf_functions)
         self.say = say
+        self.special = special
         self._said: set[str] = set()
         self._lock = threading.Lock()
         self.forget()
@@ -41,14 +49,14 @@ class NetworkEngine:
         """Compile anew at the next run."""
         self._state: tuple | None = None
         self._compiled: CompiledNetwork | None = None
-        self._program: nn.Module | None = None
+        self._program: Callable[[Tensor], Tensor] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NetworkEngine:
         """Code is not copied: the copy of a network compiles its own."""
-        return NetworkEngine(self.multiple, self.leaf_functions, self.say)
+        return NetworkEngine(self.multiple, self.leaf_functions, self.say, self.special)
 
     def __reduce__(self) -> tuple:
-        return NetworkEngine, (self.multiple, self.leaf_functions, self.say)
+        return NetworkEngine, (self.multiple, self.leaf_functions, self.say, self.special)
 
     def run(self, base: nn.Module, x: Tensor, route: Route) -> Tensor:
         """``base(x)`` along ``route``, which counts what ran as ever."""
@@ -84,8 +92,8 @@ class NetworkEngine:
         except ImportError as error:
             raise EngineUnavailableError(f'llvmlite cannot be imported ({error})') from error
         instructions = instruction_set(name)
-        program, dense, why = base, [], None
-        if x.dim() == 4:
+        program, dense, why = self.special(base) or base, [], None
+        if x.dim() == 4 and program is base:
             try:
                 program, dense = fused(base, instructions.outputs, self.leaf_functions)
             except Exception as error:  # the network's own code, run on symbols, may raise anything
@@ -96,7 +104,7 @@ class NetworkEngine:
         self._program = program
         self._report(base, name, why)
 
-    def _agrees(self, program: nn.Module, base: nn.Module, x: Tensor) -> bool:
+    def _agrees(self, program: Callable[[Tensor], Tensor], base: nn.Module, x: Tensor) -> bool:
         """Whether the graph computes what the network does, on a small input of another size than any before."""
         from .route import EngineRoute
 

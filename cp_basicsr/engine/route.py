@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cp_basicsr.sparsity import NMLinear, PrunableLayer, Route
+from cp_basicsr.sparsity import ImagePlacement, NMLinear, Placement, PrunableLayer, Route
 
 from .compiled_layer import PLAIN, CompiledLayer, Epilogue
 from .compiled_network import CompiledNetwork
@@ -36,8 +36,10 @@ class EngineRoute(Route):
     def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
         return self.run_with(layer, x, PLAIN)
 
-    def levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[int | Tensor, dict[int, int]]:
-        return self.route.levels_of(layer, shape)
+    def levels_of(
+        self, layer: PrunableLayer, shape: tuple[int, ...], placement: Placement | None = None
+    ) -> tuple[int | Tensor, dict[int, int]]:
+        return self.route.levels_of(layer, shape, placement)
 
     def run_with(self, module: nn.Module, x: Tensor, epilogue: Epilogue) -> Tensor:
         """Outputs of a prunable layer or dense convolution after ``epilogue``.
@@ -51,12 +53,22 @@ class EngineRoute(Route):
         if isinstance(module, NMLinear):
             return self._run_tokens(module, layer, x, epilogue)
         shape = (x.shape[0], layer.out_width, *layer.out_size(*x.shape[2:]))
-        residual = epilogue.residual
+        schedule = self._schedule(module, layer, shape, shape)
         after = self.compiled.activations.get(module)
-        if after is not None or (residual is not None and not _same_shape(residual, shape, epilogue.shuffle)):
-            output = layer.run(x, self._schedule(module, layer, shape, shape))
-            return applied(epilogue, output if after is None else after(output))
-        return layer.run(x, self._schedule(module, layer, shape, shape), epilogue)
+        if after is not None:
+            return applied(epilogue, after(layer.run(x, schedule)))
+        if epilogue.residual is not None and not _same_shape(epilogue.residual, shape, epilogue.shuffle):
+            return applied(epilogue, layer.run(x, schedule))
+        return layer.run(x, schedule, epilogue)
+
+    def run_pixels(self, module: NMLinear, x: Tensor, epilogue: Epilogue = PLAIN) -> Tensor:
+        """A compiled Linear on every pixel of a map that spans the image: ``[B, in, H, W]`` -> ``[B, out, H, W]``.
+
+        Each pixel takes its tile's level, whatever order the network itself would have its tokens in.
+        """
+        layer = self.compiled.layers[module]
+        shape = (x.shape[0], layer.out_width, *x.shape[2:])
+        return layer.run(x, self._schedule(module, layer, shape, shape, ImagePlacement()), epilogue)
 
     def _run_tokens(self, module: NMLinear, layer: CompiledLayer, x: Tensor, epilogue: Epilogue) -> Tensor:
         """Tokens ``[..., C]`` as the pixels of one map."""
@@ -69,14 +81,19 @@ class EngineRoute(Route):
         return applied(epilogue, output.reshape(layer.out_width, tokens).T.reshape(shape))
 
     def _schedule(
-        self, module: nn.Module, layer: CompiledLayer, shape: tuple[int, ...], pixels: tuple[int, ...]
+        self,
+        module: nn.Module,
+        layer: CompiledLayer,
+        shape: tuple[int, ...],
+        pixels: tuple[int, ...],
+        placement: Placement | None = None,
     ) -> Schedule:
         """Levels of an output of ``shape``, which is computed as a map of shape ``pixels``."""
         levels, place = 0, None
         if isinstance(module, PrunableLayer):
-            levels, counts = self.route.levels_of(module, shape)
+            place = placement or module.placement
+            levels, counts = self.route.levels_of(module, shape, place)
             self.route.count(module, counts)
-            place = module.placement
         uniform = levels if isinstance(levels, int) else None
         strip = (layer.scratch.rows, layer.scratch.vectors)
         key = (strip, shape, uniform, place if uniform is None else None)

@@ -13,7 +13,7 @@ from .layers import Convolution, NMConv2d, NMConv3d, NMLinear, PrunableLayer, pl
 from .macs import MacTable, trace_macs
 from .masks import level_mask, weight_ranks
 from .pattern import NMPattern, PatternError
-from .placement import ImagePlacement, TokenPlacement, UnplacedLayerError, WindowPlacement
+from .placement import ImagePlacement, Placement, TokenPlacement, UnplacedLayerError, WindowPlacement
 from .route import LevelMapRoute, Route, UniformRoute, active_route, routed
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     'NMLinear',
     'NMPattern',
     'PatternError',
+    'Placement',
     'PrunableLayer',
     'Route',
     'TokenPlacement',

@@ -54,12 +54,15 @@ class Route(ABC):
         """Output of a layer along this route."""
 
     @abstractmethod
-    def levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[int | Tensor, dict[int, int]]:
+    def levels_of(
+        self, layer: PrunableLayer, shape: tuple[int, ...], placement: Placement | None = None
+    ) -> tuple[int | Tensor, dict[int, int]]:
         """Levels of a layer's outputs, and how many outputs there are of each.
 
         Args:
             layer: the layer.
             shape: shape of its output, channels included.
+            placement: where the outputs lie, if not where the layer says (its tokens computed as a map, say).
 
         Returns:
             One level index for all outputs, or long levels shaped like the output with one channel.
@@ -88,7 +91,9 @@ class UniformRoute(Route):
         self.count(layer, self.levels_of(layer, tuple(output.shape))[1])
         return output
 
-    def levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[int, dict[int, int]]:
+    def levels_of(
+        self, layer: PrunableLayer, shape: tuple[int, ...], placement: Placement | None = None
+    ) -> tuple[int, dict[int, int]]:
         level = layer.pattern.index(self.level)
         return level, {level: math.prod(shape) // layer.out_width}
 
@@ -117,12 +122,15 @@ class LevelMapRoute(Route):
         self.count(layer, counts)
         return output
 
-    def levels_of(self, layer: PrunableLayer, shape: tuple[int, ...]) -> tuple[Tensor, dict[int, int]]:
-        axis = layer.placement.channel_axis % len(shape)
-        key = (layer.placement, shape[:axis] + shape[axis + 1 :])
+    def levels_of(
+        self, layer: PrunableLayer, shape: tuple[int, ...], placement: Placement | None = None
+    ) -> tuple[Tensor, dict[int, int]]:
+        placement = placement or layer.placement
+        axis = placement.channel_axis % len(shape)
+        key = (placement, shape[:axis] + shape[axis + 1 :])
         if key not in self._placed:
             try:
-                levels = layer.placement.levels(self.grid, shape)
+                levels = placement.levels(self.grid, shape)
             except UnplacedLayerError as error:
                 raise UnplacedLayerError(f'{layer.layer_name}: {error}') from None
             counts = torch.bincount(levels.flatten()).tolist()
