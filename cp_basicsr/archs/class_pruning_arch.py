@@ -30,6 +30,7 @@ from .adapters import (
 )
 from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
 from .state import describe, load_any_state
+from .strips import Footprint
 
 # Names under which architectures take their number of input channels: BasicSR's own, then those of NAFNet, Restormer
 # and others that are registered with it; `network_g.classifier.in_channels` serves the rest.
@@ -58,6 +59,7 @@ class ClassPruningNet(nn.Module):
     Attributes:
         base: the supernet; its parameters keep their native names.
         engine: runs the base network with compiled code.
+        footprint: memory and reach of the base network, for images that must be restored in strips.
         choice: how ``net(x)`` chooses levels; None: at the budget and tile it was trained for.
         not_placeable: for input shapes that were tried and had to be routed as a whole, the layer and the reason.
         warned: topics that the log has been warned of.
@@ -94,6 +96,7 @@ class ClassPruningNet(nn.Module):
         self.not_placeable: dict[tuple[int, ...], str] = {}
         self.warned: set[str] = set()
         self.engine = NetworkEngine(self.multiple, TRACE_LEAVES, _log)
+        self.footprint = Footprint()
         self._mac_tables: dict[tuple[int, ...], MacTable] = {}
 
     @property
@@ -141,7 +144,7 @@ class ClassPruningNet(nn.Module):
         """
         self.check_shape(x.shape)
         if each_level is not None:
-            outputs: dict[int | str, Tensor] = {level: self._run_level(x, level) for level in each_level}
+            outputs: dict[int | str, Tensor] = {level: self.run_level(x, level) for level in each_level}
             if level_map is not None:
                 outputs['mixed'] = restore_by_map(self, x, *level_map).image
             return outputs, None if predict_tile is False else self.predict(x, predict_tile)
@@ -149,7 +152,7 @@ class ClassPruningNet(nn.Module):
             return self._run_each(x, level)
         if level is None and not self.training:
             return self.restore(x).image
-        return self._run_level(x, -1 if level is None else level)
+        return self._restore_level(x, -1 if level is None else level)
 
     def restore(self, x: Tensor, choice: RoutingChoice | None = None) -> Restored:
         """Restore a batch and say what was spent; see :func:`cp_basicsr.archs.restoring.restore`."""
@@ -219,7 +222,8 @@ class ClassPruningNet(nn.Module):
                 f'{self.in_channels} (network_g.base). Convert the images, or build the network for their channels.'
             )
 
-    def _run_level(self, x: Tensor, level: int) -> Tensor:
+    def run_level(self, x: Tensor, level: int) -> Tensor:
+        """The base network at one level, the whole input at once."""
         return self.run_base(x, UniformRoute(self.pattern.index(level)))
 
     def run_base(self, x: Tensor, route: Route) -> Tensor:
@@ -229,12 +233,17 @@ class ClassPruningNet(nn.Module):
                 return self.base(x)
         return self.engine.run(self.base, x, route)
 
+    def _restore_level(self, x: Tensor, level: int) -> Tensor:
+        if self.training or torch.is_grad_enabled():
+            return self.run_level(x, level)
+        return self.restore(x, RoutingChoice(level=level)).image
+
     def _run_each(self, x: Tensor, levels: Tensor) -> Tensor:
         """Samples of one level run together."""
         if levels.shape != x.shape[:1]:
             raise OptionError(f'level has shape {tuple(levels.shape)} for a batch of {x.shape[0]}; one index each.')
         indices = torch.tensor([self.pattern.index(int(level)) for level in levels], device=x.device)
-        parts = [(rows, self._run_level(x[rows], level)) for level, rows in groups_of(indices)]
+        parts = [(rows, self._restore_level(x[rows], level)) for level, rows in groups_of(indices)]
         return merge_groups(parts, x.shape[0])
 
     def get_extra_state(self) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +17,8 @@ from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.routing.policy import levels_at_price, levels_for_budget, spent_share
 from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError
 from cp_basicsr.sparsity.placement import TileGrid
+
+from .strips import LIMIT, WORTH_ASKING, Strips, WholeImageError, planned_strips, restore_strips
 
 if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
@@ -98,13 +102,11 @@ def restore_by_map(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | 
     Raises:
         UnplacedLayerError: the outputs of a layer cannot be placed on the image.
     """
-    held = levels.unique()
-    if len(held) == 1:
-        image, spent = _run_uniform(net, x, int(held))
-    elif tile is None:
-        image, spent = _run_groups(net, x, levels.flatten())
+    strips = _strips(net, x, tile)
+    if strips is None:
+        image, spent = _run(net, x, levels, tile)
     else:
-        image, spent = _run_tiles(net, x, levels, tile)
+        image, spent = restore_strips(partial(_run, net, tile=tile), x, levels, tile, strips)
     dense = net.macs(x.shape[1:]).dense * x.shape[0]
     return Restored(image, levels, tile, spent, dense, image.shape[-1] // x.shape[-1])
 
@@ -200,6 +202,27 @@ def _tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:
         (size - tile * torch.arange(count)).clamp(max=tile) for size, count in zip(x.shape[-2:], grid, strict=True)
     )
     return (rows[:, None] * columns[None]).flatten().double()
+
+
+def _strips(net: ClassPruningNet, x: Tensor, tile: int | None) -> Strips | None:
+    """The strips that ``x`` has to be restored in; None: it is restored at once."""
+    if x.dim() != 4 or torch.is_grad_enabled() or x.shape[0] * x.shape[-2] * x.shape[-1] < WORTH_ASKING:
+        return None
+    try:
+        return planned_strips(net, x, math.lcm(tile or 1, net.multiple), LIMIT)
+    except WholeImageError as error:
+        name = net.base_options['type']
+        _warn_once(net, f'{name} depends on the whole image and cannot be run in strips: {error}.', topic='memory')
+        return None
+
+
+def _run(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | None) -> tuple[Tensor, int]:
+    held = levels.unique()
+    if len(held) == 1:
+        return _run_uniform(net, x, int(held))
+    if tile is None:
+        return _run_groups(net, x, levels.flatten())
+    return _run_tiles(net, x, levels, tile)
 
 
 def _run_tiles(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int) -> tuple[Tensor, int]:

@@ -1,0 +1,162 @@
+"""Images too large for memory, restored in strips: whole rows of tiles with as many more rows as the network sees.
+
+Nothing is approximated: a strip's own rows are what the whole image gives. The work on halos is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from .class_pruning_arch import ClassPruningNet
+
+LIMIT = 7 * 2**29  # bytes of feature maps at once; EDSR-baseline restores 3840 x 2160 pixels within it
+WORTH_ASKING = 512 * 512  # lq pixels of a batch; no architecture of BasicSR's comes near the limit with fewer
+FARTHEST = 256  # lq rows; strips of networks that reach further would be mostly halo
+
+
+@dataclass
+class Footprint:
+    """What one network needs; measured when it is first asked for.
+
+    Attributes:
+        bytes_per_pixel: of feature maps, for each lq pixel.
+        reach: lq rows above and below that an output row depends on, by the number of rows that strips are multiples
+            of; None: it depends on the whole image.
+    """
+
+    bytes_per_pixel: float | None = None
+    reach: dict[int, int | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Own lq rows of each strip, and further rows above and below."""
+
+    rows: int
+    halo: int
+
+
+def planned_strips(net: ClassPruningNet, x: Tensor, step: int, limit: int) -> Strips | None:
+    """Strips within ``limit`` bytes, or as small as they get, cut at multiples of ``step`` lq rows.
+
+    Returns:
+        None where the whole image fits.
+
+    Raises:
+        WholeImageError: it does not, and the network depends on the whole image.
+    """
+    needs, pixels = net.footprint, x.shape[0] * x.shape[-2] * x.shape[-1]
+    if needs.bytes_per_pixel is None:
+        needs.bytes_per_pixel = _bytes_per_pixel(net, x)
+    if needs.bytes_per_pixel * pixels <= limit:
+        return None
+    if step not in needs.reach:
+        needs.reach[step] = _reach(net, x, step)
+    if needs.reach[step] is None:
+        size = needs.bytes_per_pixel * pixels / 2**30
+        raise WholeImageError(f'images such as {tuple(x.shape[-2:])} take {size:.1f} GiB')
+    halo = padded_halo(needs.reach[step], step)
+    affordable = int(limit / (needs.bytes_per_pixel * x.shape[0] * x.shape[-1])) - 2 * halo
+    return Strips(max(affordable // step, 1) * step, halo)
+
+
+class WholeImageError(RuntimeError):
+    """A network cannot be run in strips."""
+
+
+def padded_halo(halo: int, step: int) -> int:
+    """The halo as whole steps, so that strips begin where tiles do."""
+    return -(-halo // step) * step
+
+
+def restore_strips(
+    run: Callable[[Tensor, Tensor], tuple[Tensor, int]],
+    x: Tensor,
+    levels: Tensor,
+    tile: int | None,
+    strips: Strips,
+) -> tuple[Tensor, int]:
+    """Run ``x`` strip by strip.
+
+    Args:
+        run: gives output and MACs of a strip and its level map.
+        x: ``[B, C, H, W]``.
+        levels: ``[B, tile rows, tile columns]``, ``[B, 1, 1]`` without tiles.
+        tile: side of a tile in lq pixels, which divides ``rows`` and ``halo``; None: whole images.
+        strips: whose rows and halo are whole tiles.
+
+    Returns:
+        The whole output and the MACs of all strips, halos included.
+    """
+    height = x.shape[-2]
+    output, total = None, 0
+    for top in tqdm(range(0, height, strips.rows), desc='strips', leave=False):
+        bottom = min(top + strips.rows, height)
+        first, last = max(top - strips.halo, 0), min(bottom + strips.halo, height)
+        part = levels if tile is None else levels[:, first // tile : -(-last // tile)]
+        strip, macs = run(x[..., first:last, :], part)
+        scale = strip.shape[-2] // (last - first)
+        if output is None:
+            output = strip.new_empty((*strip.shape[:-2], height * scale, strip.shape[-1]))
+        output[..., top * scale : bottom * scale, :] = strip[..., (top - first) * scale : (bottom - first) * scale, :]
+        total += macs
+    return output, total
+
+
+def _side(net: ClassPruningNet) -> int:
+    return padded_halo(48, net.multiple)
+
+
+def _bytes_per_pixel(net: ClassPruningNet, x: Tensor) -> float:
+    height, width = _side(net), padded_halo(512, net.multiple)  # wide, so that the room at the end of rows matters little
+    with _PeakMemory() as peak:
+        net.run_level(x.new_zeros((1, x.shape[1], height, width)), -1)
+    return peak.bytes / (height * width)
+
+
+def _reach(net: ClassPruningNet, x: Tensor, step: int) -> int | None:
+    """Lq rows above and below that an output row depends on, where strips begin at multiples of ``step``.
+
+    NaN travels along every dependence, however weak, so that one pass shows them all.
+    """
+    for half in (padded_halo(rows, step) for rows in (64, FARTHEST)):
+        tall = x.new_zeros((1, x.shape[1], 2 * half, _side(net)))
+        above, below = tall.clone(), tall.clone()
+        above[..., :half, :] = below[..., half:, :] = torch.nan
+        spoilt = [net.run_level(x, -1).isnan().flatten(0, -3).any(dim=(0, 2)).nonzero() for x in (above, below)]
+        scale = net.run_level(tall, -1).shape[-2] // (2 * half)
+        reach = max(int(spoilt[0].max()) // scale + 1 - half, half - int(spoilt[1].min()) // scale)
+        if reach < half:
+            return reach
+    return None
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Bytes of all tensors made within the block that lived at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self._alive: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self._alive[storage._cdata] = (
+                    torch.multiprocessing.reductions.StorageWeakRef(storage),
+                    storage.nbytes(),
+                )
+        self._alive = {key: (ref, size) for key, (ref, size) in self._alive.items() if not ref.expired()}
+        self.bytes = max(self.bytes, sum(size for _, size in self._alive.values()))
+        return result
