@@ -35,6 +35,8 @@ setup(
         'matplotlib>=3.8,<4',
         'pyyaml>=6.0',
         'tqdm>=4.60',
+        # LLVM in the process: the engine's assembler and the loops around its code.
+        'llvmlite>=0.44,<1',
         # basicsr imports distutils, which Python 3.12 takes from setuptools; from 70.1 on that needs no wheel package.
         'setuptools>=70.1',
     ],

@@ -36,6 +36,12 @@ def run() -> Run:
 
 
 @pytest.fixture
+def reference_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks run in PyTorch, where equality is bit for bit; tests/engine compares compiled code with this path."""
+    monkeypatch.setenv('CP_ENGINE', 'reference')
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """PyTorch computes on one thread during the test: tiny networks run slower on more."""
     import torch

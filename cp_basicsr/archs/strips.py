@@ -117,7 +117,10 @@ def _side(net: ClassPruningNet) -> int:
 
 
 def _bytes_per_pixel(net: ClassPruningNet, x: Tensor) -> float:
-    height, width = _side(net), padded_halo(512, net.multiple)  # wide, so that the room at the end of rows matters little
+    height, width = (
+        _side(net),
+        padded_halo(512, net.multiple),
+    )  # wide, so that the room at the end of rows matters little
     with _PeakMemory() as peak:
         net.run_level(x.new_zeros((1, x.shape[1], height, width)), -1)
     return peak.bytes / (height * width)

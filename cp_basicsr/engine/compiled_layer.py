@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from . import threads
 from .geometry import Scratch
-from .instructions import InstructionSet
-from .job import Activation, Job, LevelCode
+from .instructions import FLOAT, InstructionSet
+from .job import PLANE, Activation, Job, LevelCode
 from .kernel import Kernel, kernel_of
 from .memory import ROOM, empty_map
 from .schedule import Schedule
@@ -103,25 +104,23 @@ class CompiledLayer:
             for size, pad, kernel in zip((height, width), self.padding, self.kernel, strict=True)
         )
 
-    def run(self, x: Tensor, schedule: Schedule, epilogue: Epilogue = PLAIN) -> Tensor:
+    def run(self, x: Tensor | Sequence[Tensor], schedule: Schedule, epilogue: Epilogue = PLAIN) -> Tensor:
         """Outputs ``[B, out, h, w]``, shuffled if so asked, float32; rows may lie further apart than they are wide.
 
         Args:
-            x: float32 ``[B, in, H, W]``, any strides.
+            x: float32 ``[B, in, H, W]``, any strides; several maps stand for their concatenation along the channels.
             schedule: made for the output's size and this layer's scratch.
             epilogue: what is done while the outputs are stored.
         """
-        x = _with_adjacent_columns(x)
-        images, _, height, width = x.shape
+        parts = [_with_adjacent_columns(part) for part in ([x] if isinstance(x, Tensor) else x)]
+        images, _, height, width = parts[0].shape
+        planes = np.concatenate([_planes(part) for part in parts], axis=1)
         out_height, out_width = self.out_size(height, width)
         factor = epilogue.shuffle
         output = empty_map(images, self.out_width // factor**2, out_height * factor, out_width * factor)
         residual = None if epilogue.residual is None else _readable_beyond(epilogue.residual)
         job = Job(
-            input=x.data_ptr(),
-            input_image=x.stride(0),
-            input_channel=x.stride(1),
-            input_row=x.stride(2),
+            planes=planes.ctypes.data,
             height=height,
             width=width,
             channels=self.in_width,
@@ -154,6 +153,16 @@ class CompiledLayer:
         )
         threads.run(job, self.scratch.floats)
         return output
+
+
+def _planes(x: Tensor) -> np.ndarray:
+    """:data:`~cp_basicsr.engine.job.PLANE` of each channel of each image: ``[B, C]``."""
+    image, channel, row, _ = x.stride()
+    planes = np.empty(x.shape[:2], dtype=PLANE)
+    offsets = np.add.outer(np.arange(x.shape[0]) * image, np.arange(x.shape[1]) * channel)
+    planes['address'] = x.data_ptr() + FLOAT * offsets
+    planes['row'] = row
+    return planes
 
 
 def _with_adjacent_columns(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from llvmlite import binding, ir
 
 from .instructions import PIXELS
 from .ir import F32, I32, I64, POINTER, Builder, i64
-from .job import BAND, SEGMENT, Activation, Job, LevelCode
+from .job import BAND, PLANE, SEGMENT, Activation, Job, LevelCode
 from .machine_code import new_target_machine
 
 VECTOR = ir.VectorType(F32, PIXELS)
@@ -73,9 +73,10 @@ class _Driver:
         rows = b.total((b.sub(segment['rows'], i64(1)), f['stride']), f['kernel_rows'])
         reach = b.sdiv(b.sub(b.add(f['kernel_columns'], f['stride']), i64(1)), f['stride'])
         vectors = b.add(segment['vectors'], b.sdiv(b.add(reach, i64(PIXELS - 2)), i64(PIXELS)))
-        image = b.at(f['input'], b.mul(segment['image'], f['input_image']))
+        first_plane = b.mul(segment['image'], f['channels'])
         with b.loop(f['channels']) as channel:
-            plane = b.at(image, b.mul(channel, f['input_channel']))
+            entry = b.at(f['planes'], b.mul(b.add(first_plane, channel), i64(PLANE.itemsize)), ir.IntType(8))
+            plane, stride = b.element(entry, i64(0), POINTER), b.element(entry, i64(1), I64)
             target_plane = b.at(self.scratch, b.mul(channel, f['scratch_plane']))
             with b.loop(rows) as row:
                 target = b.at(target_plane, b.mul(row, f['scratch_row']))
@@ -83,7 +84,7 @@ class _Driver:
                 inside = b.icmp_unsigned('<', y, f['height'])
                 with b.if_else(inside) as (copy, clear):
                     with copy:
-                        source = b.at(plane, b.mul(y, f['input_row']))
+                        source = b.at(plane, b.mul(y, stride))
                         self._copy_row(source, target, left, vectors)
                     with clear, b.loop(f['stride']) as phase, b.loop(vectors) as v:
                         place = b.total((phase, f['scratch_phase']), (v, i64(PIXELS)))

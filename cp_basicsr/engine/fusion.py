@@ -29,7 +29,7 @@ class FusedLayer(nn.Module):
         self._layer = [layer]  # in a list, so that the layer does not become a child a second time
         self.epilogue = epilogue
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | list[Tensor], residual: Tensor | None = None) -> Tensor:
         epilogue = self.epilogue if residual is None else replace(self.epilogue, residual=residual)
         return active_route().run_with(self._layer[0], x, epilogue)
 
@@ -160,15 +160,29 @@ class _Chain:
             self.nodes.pop()
         self.epilogue = replace(self.epilogue, scale=1.0)
 
+    def _inputs(self) -> fx.Node | list[fx.Node]:
+        """The convolution's input, or the maps whose concatenation it is."""
+        source = self.start.args[0]
+        parts = _concatenated(source)
+        node = source.next
+        while parts is not None and node is not self.nodes[-1]:
+            if node not in self.nodes and _in_place(node, self.modules):
+                return source
+            node = node.next
+        return source if parts is None else parts
+
     def replace_by(self, name: str) -> None:
         """Put one node where the last of the chain stands."""
         last = self.nodes[-1]
+        source = self.start.args[0]
         with self.graph.inserting_after(last):
-            inputs = (self.start.args[0], *(() if self.residual is None else (self.residual,)))
+            inputs = (self._inputs(), *(() if self.residual is None else (self.residual,)))
             node = self.graph.create_node('call_module', name, inputs)
         last.replace_all_uses_with(node)
         for old in reversed(self.nodes):
             self.graph.erase_node(old)
+        if _concatenated(source) is not None and not source.users:
+            self.graph.erase_node(source)
 
 
 _RELU = (F.relu, torch.relu, F.relu_, torch.relu_, 'relu', 'relu_')
@@ -219,6 +233,15 @@ def _operands(node: fx.Node, targets: tuple[Any, ...]) -> tuple[Any, Any] | None
     if node.op not in ('call_function', 'call_method') or node.target not in targets:
         return None
     return tuple(node.args) if len(node.args) == 2 and not node.kwargs else None
+
+
+def _concatenated(node: fx.Node) -> list[fx.Node] | None:
+    """The nodes that ``node`` concatenates along the channels."""
+    if node.op != 'call_function' or node.target is not torch.cat:
+        return None
+    arguments = dict(zip(('tensors', 'dim'), node.args, strict=False)) | node.kwargs
+    parts = arguments.get('tensors')
+    return list(parts) if arguments.get('dim') == 1 and isinstance(parts, (list, tuple)) else None
 
 
 def _factor(node: fx.Node, value: fx.Node) -> float | None:

@@ -19,16 +19,15 @@ class Activation(IntEnum):
 class Job(ctypes.Structure):
     """One layer on one batch of images. Strides are in floats; columns are neighbours.
 
-    ``levels`` points at :class:`LevelCode` of each level, ``bands`` and ``segments`` at the tables of
-    :mod:`cp_basicsr.engine.schedule`. Strides of output and residual are those after PixelShuffle by ``shuffle``.
+    ``planes`` points at :data:`PLANE` of each channel of each image: they may lie in several feature maps, so that a
+    concatenation along the channels need not be made. ``levels`` points at :class:`LevelCode` of each level, ``bands``
+    and ``segments`` at the tables of :mod:`cp_basicsr.engine.schedule`. Strides of output and residual are those after
+    PixelShuffle by ``shuffle``.
     ``next_band`` is the next band that no thread has taken yet.
     """
 
     _fields_ = [
-        ('input', ctypes.c_void_p),
-        ('input_image', ctypes.c_int64),
-        ('input_channel', ctypes.c_int64),
-        ('input_row', ctypes.c_int64),
+        ('planes', ctypes.c_void_p),
         ('height', ctypes.c_int64),
         ('width', ctypes.c_int64),
         ('channels', ctypes.c_int64),
@@ -68,6 +67,8 @@ class LevelCode(ctypes.Structure):
     _fields_ = [('entries', ctypes.c_void_p), ('weights', ctypes.c_void_p), ('bias', ctypes.c_void_p)]
 
 
+# Where a channel of an image begins, in bytes, and the floats from one of its rows to the next.
+PLANE = np.dtype([('address', 'i8'), ('row', 'i8')])
 # Segments [first, first + count) are run in order by one thread: they are neighbours along the same rows.
 BAND = np.dtype([('first', 'i4'), ('count', 'i4')])
 # Output rows [y, y + rows) of an image, and columns from x on in vectors of 16. The last vector may reach over the end:

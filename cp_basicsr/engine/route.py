@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,25 +41,28 @@ class EngineRoute(Route):
     ) -> tuple[int | Tensor, dict[int, int]]:
         return self.route.levels_of(layer, shape, placement)
 
-    def run_with(self, module: nn.Module, x: Tensor, epilogue: Epilogue) -> Tensor:
+    def run_with(self, module: nn.Module, x: Tensor | Sequence[Tensor], epilogue: Epilogue) -> Tensor:
         """Outputs of a prunable layer or dense convolution after ``epilogue``.
 
-        A global layer (a map of 1 x 1) and what is not compiled run in PyTorch.
+        Several inputs stand for their concatenation along the channels. A global layer (a map of 1 x 1) and what is not
+        compiled run in PyTorch.
         """
         layer = self.compiled.layers.get(module)
-        if layer is None or not _fits(module, x, layer):
+        parts = [x] if isinstance(x, Tensor) else list(x)
+        if layer is None or not _fits(module, parts, layer):
+            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
             output = self.route.run(module, x) if isinstance(module, PrunableLayer) else module(x)
             return applied(epilogue, output)
         if isinstance(module, NMLinear):
-            return self._run_tokens(module, layer, x, epilogue)
-        shape = (x.shape[0], layer.out_width, *layer.out_size(*x.shape[2:]))
+            return self._run_tokens(module, layer, parts[0], epilogue)
+        shape = (parts[0].shape[0], layer.out_width, *layer.out_size(*parts[0].shape[2:]))
         schedule = self._schedule(module, layer, shape, shape)
         after = self.compiled.activations.get(module)
         if after is not None:
-            return applied(epilogue, after(layer.run(x, schedule)))
+            return applied(epilogue, after(layer.run(parts, schedule)))
         if epilogue.residual is not None and not _same_shape(epilogue.residual, shape, epilogue.shuffle):
-            return applied(epilogue, layer.run(x, schedule))
-        return layer.run(x, schedule, epilogue)
+            return applied(epilogue, layer.run(parts, schedule))
+        return layer.run(parts, schedule, epilogue)
 
     def run_pixels(self, module: NMLinear, x: Tensor, epilogue: Epilogue = PLAIN) -> Tensor:
         """A compiled Linear on every pixel of a map that spans the image: ``[B, in, H, W]`` -> ``[B, out, H, W]``.
@@ -120,16 +123,17 @@ def applied(epilogue: Epilogue, output: Tensor) -> Tensor:
     return output
 
 
-def _fits(module: nn.Module, x: Tensor, layer: CompiledLayer) -> bool:
-    """Whether a compiled layer can take this input; a map or list of one position is not worth it."""
-    if x.dtype != torch.float32 or x.device.type != 'cpu':
+def _fits(module: nn.Module, parts: Sequence[Tensor], layer: CompiledLayer) -> bool:
+    """Whether a compiled layer can take these inputs; a map or list of one position is not worth it."""
+    first = parts[0]
+    if any(part.dtype != torch.float32 or part.device.type != 'cpu' for part in parts):
         return False
     if isinstance(module, NMLinear):
-        return x.shape[-1] == layer.in_width < x.numel()
-    if x.dim() != 4 or x.shape[1] != layer.in_width:
+        return len(parts) == 1 and first.shape[-1] == layer.in_width < first.numel()
+    if any(part.dim() != 4 or part.shape[0] != first.shape[0] or part.shape[2:] != first.shape[2:] for part in parts):
         return False
-    height, width = layer.out_size(*x.shape[2:])
-    return height > 0 < width and height * width > 1
+    height, width = layer.out_size(*first.shape[2:])
+    return sum(part.shape[1] for part in parts) == layer.in_width and height > 0 < width and height * width > 1
 
 
 def _same_shape(residual: Tensor, shape: tuple[int, ...], shuffle: int) -> bool:
