@@ -148,7 +148,7 @@ def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Ten
     overhead = net.overhead(shape, tile)
     if x.shape[-2] * x.shape[-1] >= SMALLEST_CHECKED:
         net.check_budget(choice.budget, shape, tile)
-    areas = _tile_areas(x, tile, log_probs.shape[-2:])
+    areas = tile_areas(x, tile, log_probs.shape[-2:])
     return torch.stack(
         [
             _choose_image(net, image.flatten(1).T, costs, choice, choice.budget - overhead, areas, tile).view(
@@ -194,7 +194,7 @@ def _choose_image(
     return levels_for_budget(log_probs, costs, corrected, areas)
 
 
-def _tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:
+def tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:
     """Pixels in each tile, in raster order: float64 ``[rows * columns]``."""
     if tile is None:
         return torch.ones(1, dtype=torch.float64)
