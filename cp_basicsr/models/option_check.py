@@ -12,11 +12,11 @@ from basicsr.utils import options as basicsr_options
 
 from cp_basicsr.archs.class_pruning_arch import read_pattern
 from cp_basicsr.options import OptionError, check_keys, refuse_misspelt
-from cp_basicsr.routing.choice import RoutingChoice
+from cp_basicsr.precision import check_precision
+from cp_basicsr.routing.choice import VAL_KEYS, RoutingChoice
 
 from .training_options import TrainingOptions
 
-VAL_KEYS = ('budget', 'level', 'policy', 'tile', 'budget_tolerance')
 TRAIN_KEYS = (
     'stages',
     'sandwich',
@@ -53,7 +53,8 @@ def check_options(opt: Mapping[str, Any]) -> None:
         raise OptionError(f'num_gpu is {opt["num_gpu"]}, but PyTorch finds no CUDA device; write `num_gpu: auto`.')
     val = opt.get('val') or {}
     refuse_misspelt(val, VAL_KEYS, 'val')
-    RoutingChoice.from_val_options(val)
+    choice = RoutingChoice.from_val_options(val)
+    check_precision(choice.precision, torch.device('cuda' if opt['num_gpu'] else 'cpu'))
     if opt['is_train']:
         refuse_misspelt(opt['train'], TRAIN_KEYS, 'train')
         TrainingOptions.read(opt['train'])
