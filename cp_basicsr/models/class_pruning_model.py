@@ -290,7 +290,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
             route: a level map ``[1, rows, columns]`` and its tile in lq pixels to follow; None lets the network choose.
         """
         net = self.test_net.eval()
-        lq = self._padded_lq()
+        lq = self.padded_lq()
         self.restored = net.restore(lq, self.choice_now()) if route is None else restore_by_map(net, lq, *route)
         if self.is_train:
             self._set_modes()
@@ -299,13 +299,14 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
 
     def prepare(self) -> None:
         """Count the MACs for the size of ``self.lq``, which is done once for each size."""
-        self.test_net.overhead(self._padded_lq().shape[1:], self.choice.tile)
+        self.test_net.overhead(self.padded_lq().shape[1:], self.choice.tile)
 
     def check_budget(self, budget: float, where: str) -> None:
         """Refuse a budget that no mix of levels meets on ``self.lq``; see :meth:`ClassPruningNet.check_budget`."""
-        self.test_net.check_budget(budget, self._padded_lq().shape[1:], self.choice.tile, where)
+        self.test_net.check_budget(budget, self.padded_lq().shape[1:], self.choice.tile, where)
 
-    def _padded_lq(self) -> Tensor:
+    def padded_lq(self) -> Tensor:
+        """``self.lq`` as the network gets it: its height and width padded to multiples of what the network needs."""
         multiple = self.net.multiple
         height, width = self.lq.shape[-2:]
         return _pad(self.lq, -height % multiple, -width % multiple)
