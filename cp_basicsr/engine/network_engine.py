@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cp_basicsr.precision import DEFAULT_PRECISION, computing_in
 from cp_basicsr.sparsity import Route, UniformRoute, prunable_layers, routed
 
 from .compiled_network import CompiledNetwork, compile_layers
@@ -58,27 +59,34 @@ class NetworkEngine:
     def __reduce__(self) -> tuple:
         return NetworkEngine, (self.multiple, self.leaf_functions, self.say, self.special)
 
-    def run(self, base: nn.Module, x: Tensor, route: Route) -> Tensor:
-        """``base(x)`` along ``route``, which counts what ran as ever."""
+    def run(self, base: nn.Module, x: Tensor, route: Route, precision: str = DEFAULT_PRECISION) -> Tensor:
+        """``base(x)`` along ``route``, which counts what ran as ever.
+
+        Args:
+            base, x, route: the network, its input and the levels to run at.
+            precision: what layers compute in, a key of :data:`cp_basicsr.precision.PRECISIONS`. The output has the type
+                of ``x`` in each.
+        """
         try:
-            self._prepare(base, x)
+            self._prepare(base, x, precision)
         except EngineUnavailableError as error:
             self._say_once(f'Layers run on the masked reference path: {error}.')
-            with routed(route):
-                return base(x)
+            return run_reference(base, x, route, precision)
         from .route import EngineRoute
 
         with routed(EngineRoute(route, self._compiled)):
             output = self._program(x)
         return output.contiguous() if isinstance(output, Tensor) else output
 
-    def _prepare(self, base: nn.Module, x: Tensor) -> None:
+    def _prepare(self, base: nn.Module, x: Tensor, precision: str) -> None:
         if base.training or torch.is_grad_enabled():
             raise EngineUnavailableError(
                 'gradients are on (wrap the call in torch.inference_mode()) or the network is in training mode'
             )
         if x.device.type != 'cpu' or x.dtype != torch.float32:
             raise EngineUnavailableError(f'the input is {x.dtype} on {x.device}, code is made for float32 on cpu')
+        if precision != DEFAULT_PRECISION:
+            raise EngineUnavailableError(f'compiled code computes in fp32, {precision} is asked for')
         name = chosen_set()
         with self._lock:
             state = (name, *((p.data_ptr(), _version(p)) for p in (*base.parameters(), *base.buffers())))
@@ -137,6 +145,13 @@ class NetworkEngine:
         if text not in self._said:
             self._said.add(text)
             self.say(text)
+
+
+def run_reference(base: nn.Module, x: Tensor, route: Route, precision: str = DEFAULT_PRECISION) -> Tensor:
+    """``base(x)`` along ``route`` in PyTorch, with masked weights; see :meth:`NetworkEngine.run`."""
+    with routed(route), computing_in(precision, x.device):
+        output = base(x)
+    return output.to(x.dtype) if isinstance(output, Tensor) else output
 
 
 def _some(names: list[str]) -> str:
