@@ -60,3 +60,19 @@ def selected_by_hand(outputs: list[Tensor], levels: Tensor, tile: int, lq: tuple
         level = level_at(levels[b], tile, y, x, lq, (height, width))
         selected[b, :, y, x] = outputs[level][b, :, y, x]
     return selected
+
+
+NEAR = 1e-5  # of the largest output: how far compiled code may be from PyTorch
+ROUNDING = 1e-6  # of the largest sum of magnitudes: float32's own error, where a sum cancels to nearly nothing
+
+
+def assert_near(output: Tensor, expected: Tensor, magnitudes: Tensor | None = None) -> None:
+    """``output`` is ``expected`` but for rounding; ``magnitudes`` are the sums of the terms' magnitudes, if known."""
+    assert output.shape == expected.shape
+    if not expected.numel():
+        return
+    allowed = NEAR * float(expected.abs().max())
+    if magnitudes is not None:
+        allowed = max(allowed, ROUNDING * float(magnitudes.max()))
+    error = float((output.double() - expected.double()).abs().max())
+    assert error <= allowed, f'{error:.3g} off, {allowed:.3g} allowed'
