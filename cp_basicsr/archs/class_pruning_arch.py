@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from .adapters import (
 )
 from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
 from .state import describe, load_any_state
-from .strips import Footprint
+from .strips import Footprint, padded_halo
 
 # Names under which architectures take their number of input channels: BasicSR's own, then those of NAFNet, Restormer
 # and others that are registered with it; `network_g.classifier.in_channels` serves the rest.
@@ -58,6 +59,7 @@ class ClassPruningNet(nn.Module):
 
     Attributes:
         base: the supernet; its parameters keep their native names.
+        base_options, sparsity_options, classifier_options: the three blocks, from which it can be built again.
         engine: runs the base network with compiled code.
         footprint: memory and reach of the base network, for images that must be restored in strips.
         choice: how ``net(x)`` chooses levels; None: at the budget and tile it was trained for.
@@ -80,6 +82,7 @@ class ClassPruningNet(nn.Module):
         if unknown:
             check_keys(unknown, ['type', 'base', 'sparsity', 'classifier'], 'network_g')
         self.pattern = read_pattern(sparsity)
+        self.sparsity_options = dict(sparsity)
         self.weights = sparsity.get('weights', 'shared')
         self.base_options = _block(base, 'network_g.base', 'type: EDSR')
         self.base = _build_base(self.base_options)
@@ -91,6 +94,7 @@ class ClassPruningNet(nn.Module):
         options = _block(classifier or {}, 'network_g.classifier', 'type: DifficultyClassifier')
         self.in_channels = options.pop('in_channels', None) or _in_channels(self.base, self.base_options)
         self.classifier = _build_classifier(options, len(self.levels), self.in_channels)
+        self.classifier_options = {**options, 'type': type(self.classifier).__name__, 'in_channels': self.in_channels}
         self.calibration = Calibration(DEFAULT_TILE if self.classifier.by_tile else None)
         self.choice: RoutingChoice | None = None
         self.not_placeable: dict[tuple[int, ...], str] = {}
@@ -113,6 +117,16 @@ class ClassPruningNet(nn.Module):
     def multiple(self) -> int:
         """Input heights and widths must be multiples of this number of pixels."""
         return required_multiple(self.base)
+
+    @functools.cached_property
+    def scale(self) -> int | None:
+        """Output pixels for each input pixel along one side; None for networks that take no single image."""
+        side = padded_halo(48, self.multiple)
+        try:
+            height, width = self.macs((self.in_channels, side, side)).output_shape[-2:]
+        except Exception:  # the network's own code, given one image where it expects several, may raise anything
+            return None
+        return height // side if height == width else None
 
     def forward(
         self,

@@ -18,7 +18,7 @@ from cp_basicsr.routing.policy import levels_at_price, levels_for_budget, spent_
 from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError
 from cp_basicsr.sparsity.placement import TileGrid
 
-from .strips import LIMIT, WORTH_ASKING, Strips, WholeImageError, planned_strips, restore_strips
+from .strips import Strips, WholeImageError, planned_strips, restore_strips
 
 if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
@@ -206,10 +206,10 @@ def tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:
 
 def _strips(net: ClassPruningNet, x: Tensor, tile: int | None) -> Strips | None:
     """The strips that ``x`` has to be restored in; None: it is restored at once."""
-    if x.dim() != 4 or torch.is_grad_enabled() or x.shape[0] * x.shape[-2] * x.shape[-1] < WORTH_ASKING:
+    if x.dim() != 4 or torch.is_grad_enabled():
         return None
     try:
-        return planned_strips(net, x, math.lcm(tile or 1, net.multiple), LIMIT)
+        return planned_strips(net, x, math.lcm(tile or 1, net.multiple))
     except WholeImageError as error:
         name = net.base_options['type']
         _warn_once(net, f'{name} depends on the whole image and cannot be run in strips: {error}.', topic='memory')

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
 
 DESCRIPTION = '_extra_state'  # torch's name for what get_extra_state returns
-FORMAT = 1
+# 1: enough to refuse another network's checkpoint. 2: also all that building the network again takes.
+FORMAT = 2
 NAMED = 4  # how many differing names a message lists
 
 
@@ -24,7 +25,7 @@ class CheckpointError(ValueError):
 
 
 def describe(net: ClassPruningNet) -> dict[str, Any]:
-    """What a checkpoint says about its network: base options, group length, levels, sharing."""
+    """What a checkpoint says about its network: the options it was built from, and what became of them."""
     return {
         'format': FORMAT,
         'base': net.base_options,
@@ -33,7 +34,42 @@ def describe(net: ClassPruningNet) -> dict[str, Any]:
         'weights': net.weights,
         'prunable': net.conversion.prunable,
         'classifier': type(net.classifier).__name__,
+        'sparsity': net.sparsity_options,
+        'classifier_options': net.classifier_options,
+        'in_channels': net.in_channels,
+        'scale': net.scale,
     }
+
+
+def read_description(state_dict: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """What :func:`describe` wrote into a checkpoint; None in a plain checkpoint of a base network."""
+    if DESCRIPTION not in state_dict:
+        return None
+    return json.loads(bytes(state_dict[DESCRIPTION].tolist()))
+
+
+def described_options(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of the ClassPruningNet that a description was made of.
+
+    Files that its parts were started from (``spynet_path``, a classifier's ``checkpoint``) are left out: the values are
+    in the checkpoint, and the files are on another machine.
+
+    Raises:
+        CheckpointError: the description has not all that is needed, or was written by a later version.
+    """
+    if description['format'] > FORMAT:
+        raise CheckpointError(
+            f'It has format {description["format"]}, written by a later version of cp_basicsr; this one reads up to '
+            f'{FORMAT}. Update cp_basicsr.'
+        )
+    if description['format'] < FORMAT:
+        raise CheckpointError(
+            f'It has format {description["format"]}, which does not describe the whole network. Load it with its '
+            'option file (path.pretrain_network_g) and save it again.'
+        )
+    base = {key: value for key, value in description['base'].items() if not key.endswith('_path')}
+    classifier = {key: value for key, value in description['classifier_options'].items() if key != 'checkpoint'}
+    return {'base': base, 'sparsity': description['sparsity'], 'classifier': classifier}
 
 
 def load_any_state(
@@ -48,9 +84,10 @@ def load_any_state(
     Raises:
         CheckpointError: it belongs to another architecture or other levels, or (strict) names or shapes differ.
     """
-    if DESCRIPTION in state_dict:
+    found = read_description(state_dict)
+    if found is not None:
         if strict:
-            _compare(describe(net), json.loads(bytes(state_dict[DESCRIPTION].tolist())))
+            _compare(describe(net), found)
         target, own = load, net.state_dict()
     else:
         target, own = net.base.load_state_dict, native_state_dict(net.base)

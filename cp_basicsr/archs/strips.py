@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
 
 LIMIT = 7 * 2**29  # bytes of feature maps at once; EDSR-baseline restores 3840 x 2160 pixels within it
-WORTH_ASKING = 512 * 512  # lq pixels of a batch; no architecture of BasicSR's comes near the limit with fewer
+WORTH_ASKING = LIMIT / (512 * 512)  # bytes for each lq pixel; no architecture of BasicSR's comes near so many
 FARTHEST = 256  # lq rows; strips of networks that reach further would be mostly halo
 
 
 @dataclass
 class Footprint:
-    """What one network needs; measured when it is first asked for.
+    """What one network needs, measured when it is first asked for, and what it may take.
 
     Attributes:
+        limit: bytes of feature maps at once; images that need more are restored in strips.
         bytes_per_pixel: of feature maps, for each lq pixel.
         reach: lq rows above and below that an output row depends on, by the number of rows that strips are multiples
             of; None: it depends on the whole image.
     """
 
+    limit: int = LIMIT
     bytes_per_pixel: float | None = None
     reach: dict[int, int | None] = field(default_factory=dict)
 
@@ -45,8 +47,8 @@ class Strips:
     halo: int
 
 
-def planned_strips(net: ClassPruningNet, x: Tensor, step: int, limit: int) -> Strips | None:
-    """Strips within ``limit`` bytes, or as small as they get, cut at multiples of ``step`` lq rows.
+def planned_strips(net: ClassPruningNet, x: Tensor, step: int) -> Strips | None:
+    """Strips within ``net.footprint.limit``, or as small as they get, cut at multiples of ``step`` lq rows.
 
     Returns:
         None where the whole image fits.
@@ -55,9 +57,11 @@ def planned_strips(net: ClassPruningNet, x: Tensor, step: int, limit: int) -> St
         WholeImageError: it does not, and the network depends on the whole image.
     """
     needs, pixels = net.footprint, x.shape[0] * x.shape[-2] * x.shape[-1]
+    if WORTH_ASKING * pixels < needs.limit:
+        return None
     if needs.bytes_per_pixel is None:
         needs.bytes_per_pixel = _bytes_per_pixel(net, x)
-    if needs.bytes_per_pixel * pixels <= limit:
+    if needs.bytes_per_pixel * pixels <= needs.limit:
         return None
     if step not in needs.reach:
         needs.reach[step] = _reach(net, x, step)
@@ -65,7 +69,7 @@ def planned_strips(net: ClassPruningNet, x: Tensor, step: int, limit: int) -> St
         size = needs.bytes_per_pixel * pixels / 2**30
         raise WholeImageError(f'images such as {tuple(x.shape[-2:])} take {size:.1f} GiB')
     halo = padded_halo(needs.reach[step], step)
-    affordable = int(limit / (needs.bytes_per_pixel * x.shape[0] * x.shape[-1])) - 2 * halo
+    affordable = int(needs.limit / (needs.bytes_per_pixel * x.shape[0] * x.shape[-1])) - 2 * halo
     return Strips(max(affordable // step, 1) * step, halo)
 
 

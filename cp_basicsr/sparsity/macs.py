@@ -35,10 +35,12 @@ class MacTable:
     Attributes:
         fixed: MACs that every level spends (dense layers, attention products).
         layers: the prunable layers by name.
+        output_shape: of the output, batch axis included.
     """
 
     fixed: int
     layers: Mapping[str, LayerMacs]
+    output_shape: tuple[int, ...]
 
     def level(self, level: int) -> int:
         """MACs of the subnet at ``level``; -1 is the densest."""
@@ -114,7 +116,7 @@ def _count(net: nn.Module, x: Tensor, arguments: Mapping[str, Any], operators: d
     handles += [layer.register_forward_hook(leave) for layer in layers.values()]
     try:
         with counter:
-            net(x, **arguments)
+            output = net(x, **arguments)
     finally:
         for handle in handles:
             handle.remove()
@@ -124,4 +126,5 @@ def _count(net: nn.Module, x: Tensor, arguments: Mapping[str, Any], operators: d
             name: LayerMacs(positions[name], tuple(layer.nonzeros(k) for k in range(len(layer.pattern.levels))))
             for name, layer in layers.items()
         },
+        output_shape=tuple(output.shape),
     )
