@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 README = ROOT / 'README.md'
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'cp_basicsr/__init__.py').read_text(encoding='utf-8'), re.M)[1]
+# ONNX files and their check, safetensors files, and the loader of the graphical programs that open what we export.
+EXPORT = ['onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20', 'safetensors>=0.4', 'spandrel>=0.4']
 
 setup(
     name='cp-basicsr',
@@ -41,8 +43,9 @@ setup(
         'setuptools>=70.1',
     ],
     extras_require={
+        'export': EXPORT,
         # ruff's formatting differs from one minor version to the next.
-        'test': ['pytest>=7.4', 'hypothesis>=6.90', 'ruff>=0.17,<0.18'],
+        'test': ['pytest>=7.4', 'hypothesis>=6.90', 'ruff>=0.17,<0.18', *EXPORT],
     },
     entry_points={'torch.backends': ['cp_basicsr = cp_basicsr.autoload:install']},
 )
