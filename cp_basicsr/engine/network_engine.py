@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from cp_basicsr.precision import DEFAULT_PRECISION, computing_in
 from cp_basicsr.sparsity import Route, UniformRoute, prunable_layers, routed
 
+from .accelerator import DEVICES, Accelerator
 from .compiled_network import CompiledNetwork, compile_layers
 from .fusion import fused
 from .host import EngineUnavailableError, chosen_set
+from .parameter_state import parameter_state
 
 SAME = 1e-4  # of the largest output: how far a traced network may be from the untraced one
 
@@ -44,6 +46,7 @@ class NetworkEngine:
         self.special = special
         self._said: set[str] = set()
         self._lock = threading.Lock()
+        self._accelerator = Accelerator(self._say_once)
         self.forget()
 
     def forget(self) -> None:
@@ -51,6 +54,7 @@ class NetworkEngine:
         self._state: tuple | None = None
         self._compiled: CompiledNetwork | None = None
         self._program: Callable[[Tensor], Tensor] | None = None
+        self._accelerator.forget()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NetworkEngine:
         """Code is not copied: the copy of a network compiles its own."""
@@ -68,6 +72,9 @@ class NetworkEngine:
                 of ``x`` in each.
         """
         try:
+            _check_mode(base)
+            if x.device.type in DEVICES:
+                return self._accelerator.run(base, x, route, precision).contiguous()
             self._prepare(base, x, precision)
         except EngineUnavailableError as error:
             self._say_once(f'Layers run on the masked reference path: {error}.')
@@ -79,17 +86,13 @@ class NetworkEngine:
         return output.contiguous() if isinstance(output, Tensor) else output
 
     def _prepare(self, base: nn.Module, x: Tensor, precision: str) -> None:
-        if base.training or torch.is_grad_enabled():
-            raise EngineUnavailableError(
-                'gradients are on (wrap the call in torch.inference_mode()) or the network is in training mode'
-            )
         if x.device.type != 'cpu' or x.dtype != torch.float32:
             raise EngineUnavailableError(f'the input is {x.dtype} on {x.device}, code is made for float32 on cpu')
         if precision != DEFAULT_PRECISION:
             raise EngineUnavailableError(f'compiled code computes in fp32, {precision} is asked for')
         name = chosen_set()
         with self._lock:
-            state = (name, *((p.data_ptr(), _version(p)) for p in (*base.parameters(), *base.buffers())))
+            state = name, parameter_state(base)
             if state != self._state:
                 self._compile(base, x, name)
                 self._state = state
@@ -147,6 +150,13 @@ class NetworkEngine:
             self.say(text)
 
 
+def _check_mode(base: nn.Module) -> None:
+    if base.training or torch.is_grad_enabled():
+        raise EngineUnavailableError(
+            'gradients are on (wrap the call in torch.inference_mode()) or the network is in training mode'
+        )
+
+
 def run_reference(base: nn.Module, x: Tensor, route: Route, precision: str = DEFAULT_PRECISION) -> Tensor:
     """``base(x)`` along ``route`` in PyTorch, with masked weights; see :meth:`NetworkEngine.run`."""
     with routed(route), computing_in(precision, x.device):
@@ -156,7 +166,3 @@ def run_reference(base: nn.Module, x: Tensor, route: Route, precision: str = DEF
 
 def _some(names: list[str]) -> str:
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
