@@ -1,4 +1,7 @@
-"""Every architecture: build, convert, forward at every level, backward, save, strict reload, bake."""
+"""Every architecture: build, convert, forward at every level, backward, save, strict reload, bake.
+
+In PyTorch, where equality is bit for bit; tests/engine/test_networks.py compares the same networks in compiled code.
+"""
 
 import functools
 import io
@@ -13,6 +16,7 @@ from references import assert_pattern_holds
 
 from cp_basicsr.sparsity import UniformRoute, native_state_dict, prunable_layers, routed, trace_macs, weight_ranks
 
+pytestmark = pytest.mark.usefixtures('reference_path')
 CASES = IMAGE_CASES | WHOLE_CASES
 # Videos take long; whether weights are shared makes no difference to them that DUF does not show.
 SLOW = [name for name in WHOLE_CASES if name != 'DUF']

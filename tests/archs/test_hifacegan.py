@@ -1,3 +1,4 @@
+import pytest
 import torch
 from networks import CLASSIFIER, SPARSITY
 
@@ -5,6 +6,7 @@ from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from cp_basicsr.sparsity import prunable_layers
 
 
+@pytest.mark.usefixtures('reference_path')
 def test_it_runs_at_every_level_with_its_spectral_norms_left_dense():
     torch.manual_seed(0)
     base = {'type': 'HiFaceGAN', 'num_feat': 4, 'crop_size': 64}
