@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from cp_basicsr.routing.policy import levels_at_price, levels_for_budget, spent_
 from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError
 from cp_basicsr.sparsity.placement import TileGrid
 
-from .strips import Strips, WholeImageError, planned_strips, restore_strips
+from .strips import Strips, WholeImageError, planned_strips, restore_strips, strips_within
 
 if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
@@ -208,12 +209,18 @@ def _strips(net: ClassPruningNet, x: Tensor, tile: int | None) -> Strips | None:
     """The strips that ``x`` has to be restored in; None: it is restored at once."""
     if x.dim() != 4 or torch.is_grad_enabled():
         return None
+    step = math.lcm(tile or 1, net.multiple)
     try:
-        return planned_strips(net, x, math.lcm(tile or 1, net.multiple))
+        return planned_strips(net, x, step)
     except WholeImageError as error:
-        name = net.base_options['type']
-        _warn_once(net, f'{name} depends on the whole image and cannot be run in strips: {error}.', topic='memory')
-        return None
+        name, halo = net.base_options['type'], net.footprint.inexact
+        text = f'{name} depends on the whole image, but {error}; '
+        if halo is None:
+            _warn_once(net, f'{text}it cannot be run in strips and may not fit into memory.', topic='memory')
+            return None
+        text += f'it is run in strips that see {halo} rows beyond their own, and differs a little near their edges.'
+        _warn_once(net, text, topic='memory')
+        return strips_within(net, x, step, halo)
 
 
 def _run(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | None) -> tuple[Tensor, int]:
@@ -240,6 +247,19 @@ def _run_uniform(net: ClassPruningNet, x: Tensor, level: int) -> tuple[Tensor, i
     route = UniformRoute(level)
     image = net.run_base(x, route)
     return image, net.macs(x.shape[1:]).spent(route.positions, x.shape[0])
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """``x`` padded below and to the right to heights and widths that are multiples, by reflection where it is large
+    enough for that, else by its border; ``[B, C, H, W]`` or ``[B, T, C, H, W]``.
+    """
+    height, width = x.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    if not bottom and not right:
+        return x
+    mode = 'reflect' if bottom < height and right < width else 'replicate'
+    flat = x.flatten(0, -4) if x.dim() == 5 else x
+    return F.pad(flat, (0, right, 0, bottom), mode=mode).view(*x.shape[:-2], height + bottom, width + right)
 
 
 def groups_of(levels: Tensor) -> list[tuple[int, Tensor]]:

@@ -1,6 +1,7 @@
 """Images too large for memory, restored in strips: whole rows of tiles with as many more rows as the network sees.
 
-Nothing is approximated: a strip's own rows are what the whole image gives. The work on halos is counted.
+A strip's own rows are what the whole image gives; only networks that depend on the whole image are, where
+:attr:`Footprint.inexact` asks for it, approximated. The work on halos is counted.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ class Footprint:
 
     Attributes:
         limit: bytes of feature maps at once; images that need more are restored in strips.
+        inexact: lq rows above and below the strips of a network that depends on the whole image; None: it is run at
+            once, whatever the limit says.
         bytes_per_pixel: of feature maps, for each lq pixel.
         reach: lq rows above and below that an output row depends on, by the number of rows that strips are multiples
             of; None: it depends on the whole image.
     """
 
     limit: int = LIMIT
+    inexact: int | None = None
     bytes_per_pixel: float | None = None
     reach: dict[int, int | None] = field(default_factory=dict)
 
@@ -54,7 +58,7 @@ def planned_strips(net: ClassPruningNet, x: Tensor, step: int) -> Strips | None:
         None where the whole image fits.
 
     Raises:
-        WholeImageError: it does not, and the network depends on the whole image.
+        WholeImageError: it does not, and the network depends on more than :data:`FARTHEST` rows.
     """
     needs, pixels = net.footprint, x.shape[0] * x.shape[-2] * x.shape[-1]
     if WORTH_ASKING * pixels < needs.limit:
@@ -68,7 +72,12 @@ def planned_strips(net: ClassPruningNet, x: Tensor, step: int) -> Strips | None:
     if needs.reach[step] is None:
         size = needs.bytes_per_pixel * pixels / 2**30
         raise WholeImageError(f'images such as {tuple(x.shape[-2:])} take {size:.1f} GiB')
-    halo = padded_halo(needs.reach[step], step)
+    return strips_within(net, x, step, needs.reach[step])
+
+
+def strips_within(net: ClassPruningNet, x: Tensor, step: int, halo: int) -> Strips:
+    """Strips within the limit, or as small as they get; args as in :func:`planned_strips`, whose footprint is known."""
+    needs, halo = net.footprint, padded_halo(halo, step)
     affordable = int(needs.limit / (needs.bytes_per_pixel * x.shape[0] * x.shape[-1])) - 2 * halo
     return Strips(max(affordable // step, 1) * step, halo)
 

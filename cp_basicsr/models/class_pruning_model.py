@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
-from cp_basicsr.archs.restoring import check_by_tile, restore_by_map
+from cp_basicsr.archs.restoring import check_by_tile, padded, restore_by_map
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
-from cp_basicsr.sparsity import refresh_ranks, set_straight_through
+from cp_basicsr.precision import check_precision, computing_in
+from cp_basicsr.sparsity import adopt_dense_values, refresh_ranks, set_straight_through
 
 from .calibrating import HeldOutImages, RecentBatches
 from .collapse import CollapseWatch
@@ -38,8 +38,9 @@ class NonFiniteError(FloatingPointError):
 
 @MODEL_REGISTRY.register()
 class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
-    """Trains and tests a ClassPruningNet. Three stages, chosen by iteration:
+    """Trains and tests a ClassPruningNet. Stages, chosen by iteration:
 
+    - dense: the base network alone learns, for a run without a checkpoint of it; the levels then start from it;
     - supernet: the levels learn, the densest from the images, sparser ones from the images and the densest;
     - classifier: all levels are run, so which one pays on each tile is measured and the classifier learns it;
     - joint: both learn on the output that the classifier's choice gives.
@@ -107,10 +108,13 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
             torch.distributed.broadcast(seed, src=0)
             self.opt['manual_seed'] = int(seed)
         self._trainable = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
-        if self.net.weights == 'per_level' and not self.opt['path'].get('pretrain_network_g'):
+        stages = self.training_options.plan.stages
+        given = self.opt['path'].get('pretrain_network_g') or stages[0].name == 'dense'
+        if self.net.weights == 'per_level' and not given:
             get_root_logger().warning(
                 'network_g.sparsity.weights is per_level without path.pretrain_network_g: the dense level is never '
-                'trained, so it stays random. Give a checkpoint of the base network, or use `weights: shared`.'
+                'trained, so it stays random. Give a checkpoint of the base network, start train.stages with stage dense, '
+                'or use `weights: shared`.'
             )
         criteria = build_criteria(self.opt['train'], self.training_options.plan)
         self.criteria = {name: loss.to(self.device) for name, loss in criteria.items()}
@@ -118,6 +122,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         self._budgets_checked = False
         super().init_training_settings()
         options = self.training_options
+        check_precision(options.precision, self.device, 'train.precision')
         set_straight_through(self.net, options.straight_through)
         self.calibration_images = (
             HeldOutImages(options, self.opt.get('scale', 1), self.net) if options.calibration else RecentBatches()
@@ -170,19 +175,22 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
             self.opt['train'] = run_options
 
     def _learns(self, name: str, stage: str) -> bool:
-        """Whether a parameter learns in a stage. With ``per_level`` the base's own values never do."""
+        """Whether a parameter learns in a stage. With ``per_level`` the base's own values do in stage dense only."""
         if name.startswith('classifier.'):
-            return stage != 'supernet'
+            return stage in ('classifier', 'joint')
         if stage == 'classifier':
             return False
-        return self.net.weights == 'shared' or '.level_weights.' in name or '.level_biases.' in name
+        of_sparse_level = '.level_weights.' in name or '.level_biases.' in name
+        if stage == 'dense':
+            return not of_sparse_level
+        return self.net.weights == 'shared' or of_sparse_level
 
     def _set_modes(self) -> None:
         """Training mode; a frozen supernet is in eval mode, so that targets are measured without dropout."""
         self.net_g.train()
         if self.stage.name == 'classifier':
             self.net.base.eval()
-        elif self.net.weights == 'per_level':  # BatchNorm statistics belong to the untouched base
+        elif self.net.weights == 'per_level' and self.stage.name != 'dense':  # BatchNorm statistics belong to the untouched base
             for module in self.net.base.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -200,12 +208,16 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         self._check_budgets()
         self.optimizer_g.zero_grad()
         with self._random_numbers_of(current_iter):
-            losses = getattr(self.objectives, self.stage.name)(current_iter)
+            with computing_in(self.training_options.precision, self.device):
+                losses = getattr(self.objectives, self.stage.name)(current_iter)
             self._backward(losses, current_iter)
         self.optimizer_g.step()
         observed = self._refresh_ranks_if_due(current_iter)
         if self.ema_decay > 0:
             self.model_ema(self.ema_decay)
+        if self.stage.name == 'dense' and current_iter == self.stage.last:
+            for net in self._nets():
+                adopt_dense_values(net.base)
         self.log_dict = self.reduce_loss_dict(losses) | self.objectives.observed | observed
         self.collapse.watch(self)
         self.calibration_images.watch(self.lq)
@@ -307,19 +319,8 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
 
     def padded_lq(self) -> Tensor:
         """``self.lq`` as the network gets it: its height and width padded to multiples of what the network needs."""
-        multiple = self.net.multiple
-        height, width = self.lq.shape[-2:]
-        return _pad(self.lq, -height % multiple, -width % multiple)
+        return padded(self.lq, self.net.multiple)
 
 
 def _values(losses: Mapping[str, Tensor]) -> str:
     return ', '.join(f'{name} {float(value.detach()):.4g}' for name, value in losses.items())
-
-
-def _pad(x: Tensor, bottom: int, right: int) -> Tensor:
-    """Pad below and to the right by reflection, where the image is large enough for it, else by its border."""
-    if not bottom and not right:
-        return x
-    mode = 'reflect' if bottom < x.shape[-2] and right < x.shape[-1] else 'replicate'
-    flat = x.flatten(0, -4) if x.dim() == 5 else x
-    return F.pad(flat, (0, right, 0, bottom), mode=mode).view(*x.shape[:-2], x.shape[-2] + bottom, x.shape[-1] + right)
