@@ -19,7 +19,10 @@ setup(
     # The option files lie where BasicSR users look for them; an installation has a copy (cp_basicsr/option_files.py).
     packages=[*find_packages(include=['cp_basicsr', 'cp_basicsr.*']), 'cp_basicsr.options_installed'],
     package_dir={'cp_basicsr.options_installed': 'options'},
-    package_data={'cp_basicsr': ['checkpoints/*'], 'cp_basicsr.options_installed': ['*.yml']},
+    package_data={
+        'cp_basicsr': ['checkpoints/*', 'tools/leaderboards/*.yml'],
+        'cp_basicsr.options_installed': ['*.yml'],
+    },
     # 3.13 cannot build basicsr 1.4.2 (KeyError: '__version__' in its setup.py).
     python_requires='>=3.10,<3.13',
     install_requires=[

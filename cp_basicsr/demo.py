@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cp_basicsr.data.demo_set import make_demo_set
 from cp_basicsr.option_files import option_file
-from cp_basicsr.tools import compare
+from cp_basicsr.tools import leaderboard
 from cp_basicsr.tools.report import write_text
 
 NAME = 'demo_cp_swinir'
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log.info('3/4  Testing: results/%s and %s', NAME, RESULTS)
     test_file = _write(_test_options(train_options), RESULTS / 'test.yml')
     _run('test', test_file, 1)
-    tables = compare.run(test_file, BUDGETS, RESULTS)
+    leaderboard.run([test_file], RESULTS, BUDGETS)
+    log.info('\n%s', (RESULTS / 'results.md').read_text(encoding='utf-8'))
 
-    for dataset in tables:
-        log.info('4/4  Table, restored pictures, level maps and plot: %s', (RESULTS / dataset).resolve())
+    log.info('4/4  Table: %s', (RESULTS / 'results.md').resolve())
 
 
 def _shorten(options: dict) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .policy import levels_for_budget, spent_share
 
+CONTROLS = ('random', 'oracle', 'edge')
 LAPLACIAN = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
 SLACK = 1e-9  # of all tiles: what sums of weights may differ by
 

@@ -1,0 +1,1 @@
+"""Parts of the benchmark: networks, rivals, our own contenders, timing, tables, charts."""

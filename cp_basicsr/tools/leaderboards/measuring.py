@@ -1,0 +1,197 @@
+"""Runs the rows of a table on every image of a dataset that has no record of them yet."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+from tqdm import tqdm
+
+from cp_basicsr.routing.choice import RoutingChoice
+from cp_basicsr.routing.controls import levels_by_score, oracle_levels
+from cp_basicsr.tools.ranks import own_first
+from cp_basicsr.tools.report import machine
+
+from .quality import quality
+from .records import ImageRecord, Records, RunRecord
+from .subject import Outcome, Subject
+
+RANDOM_SEED = 0
+DIGITS = 6  # significant digits of errors and scores in a record
+
+LoadSubject = Callable[[dict[str, Any], str], Subject]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run on each image.
+
+    Attributes:
+        levels: number of levels.
+        budgets: share of the dense MACs of each routed row.
+        controls: of :data:`cp_basicsr.routing.controls.CONTROLS`; each runs at the cost of each routed row.
+        dial: further budgets, without controls.
+        choice: how the option file routes: tile and tolerance.
+    """
+
+    levels: int
+    budgets: tuple[float, ...]
+    controls: tuple[str, ...]
+    dial: tuple[float, ...]
+    choice: RoutingChoice
+
+    def chosen(self) -> dict[str, RoutingChoice]:
+        """Runs that need no other image and no other run, by key."""
+        budgets = dict.fromkeys((*self.budgets, *self.dial))
+        return {level_key(k): replace(self.choice, budget=None, level=k) for k in range(self.levels)} | {
+            routed_key(budget): replace(self.choice, budget=budget, level=None) for budget in budgets
+        }
+
+    def controlled(self) -> dict[str, tuple[str, float]]:
+        """Control and budget of the other runs, by key."""
+        return {f'{control} {budget:g}': (control, budget) for budget in self.budgets for control in self.controls}
+
+
+def level_key(level: int) -> str:
+    """Key of a static level's run."""
+    return f'level {level}'
+
+
+def routed_key(budget: float) -> str:
+    """Key of a routed run."""
+    return f'routed {budget:g}'
+
+
+@torch.no_grad()
+def measure(
+    dataset: Dataset,
+    load: LoadSubject,
+    plan: Plan,
+    records: Records,
+    border: int,
+    rank: int = 0,
+    world: int = 1,
+    free: bool = False,
+) -> None:
+    """Complete the records of a dataset.
+
+    Args:
+        dataset: a test set of BasicSR's.
+        load: makes the subject of a batch and a name.
+        plan: the runs.
+        records: where they are kept.
+        border: pixels left out along each side by the metrics.
+        rank, world: this process and how many there are.
+        free: whether cost may move from image to image on the routed rows; then it may on the controls too. Else every
+            control spends on each image what the routed row spends on it.
+    """
+
+    def visit(index: int, wanted: Iterable[str], run: Callable[[Subject, ImageRecord], None]) -> None:
+        record = records.read(index)
+        if set(wanted) <= record.runs.keys():
+            return
+        data = default_collate([dataset[index]])
+        run(load(data, Path(data['lq_path'][0]).stem), record)
+        records.write(index, record)
+
+    def choose(subject: Subject, record: ImageRecord) -> None:
+        _describe(subject, record)
+        for key, choice in plan.chosen().items():
+            if key not in record.runs:
+                record.runs[key] = _run_record(subject, subject.choose(choice), plan.levels, border)
+                if choice.level is not None:
+                    record.errors[str(choice.level)] = _rounded(subject.errors())
+
+    def control(subject: Subject, record: ImageRecord, maps: Mapping[str, Tensor]) -> None:
+        for key, levels in maps.items():
+            if key not in record.runs:
+                record.runs[key] = _run_record(subject, subject.follow(levels), plan.levels, border)
+
+    def choose_and_control(subject: Subject, record: ImageRecord) -> None:
+        choose(subject, record)
+        control(subject, record, {key: maps[0] for key, maps in _control_maps(plan, [record]).items()})
+
+    order = own_first(records.count, rank, world)
+    title = records.folder.name
+    if not free:
+        for index in tqdm(order, desc=title, unit='image'):
+            visit(index, [*plan.chosen(), *plan.controlled()], choose_and_control)
+        return
+    for index in tqdm(order, desc=title, unit='image'):
+        visit(index, plan.chosen(), choose)
+    if plan.controlled():
+        everywhere = _control_maps(plan, records.all())
+        for index in tqdm(order, desc=f'{title}, controls', unit='image'):
+            maps = {key: levels[index] for key, levels in everywhere.items()}
+            visit(index, maps, partial(control, maps=maps))
+
+
+def _control_maps(plan: Plan, records: Sequence[ImageRecord]) -> dict[str, list[Tensor]]:
+    return {key: control_levels(name, budget, records) for key, (name, budget) in plan.controlled().items()}
+
+
+def control_levels(control: str, budget: float, records: Sequence[ImageRecord]) -> list[Tensor]:
+    """The levels ``[n]`` of each image by which a control spends what the routed rows of these images spend together.
+
+    Args:
+        control: of :data:`cp_basicsr.routing.controls.CONTROLS`.
+        budget: names the routed rows.
+        records: of images that may exchange work.
+    """
+    routed = [record.runs[routed_key(budget)] for record in records]
+    weights = torch.cat([torch.tensor(record.weights, dtype=torch.float64) for record in records])
+    costs = torch.tensor([record.costs for record in records], dtype=torch.float64).mean(dim=0)
+    spent = sum(run.macs_share for run in routed) / len(routed)
+    if control == 'oracle':
+        levels = oracle_levels(torch.cat([_relative_errors(record) for record in records]), costs, weights, spent)
+    else:
+        shares = torch.tensor([run.shares for run in routed], dtype=torch.float64).mean(dim=0)
+        scores = _random_scores if control == 'random' else _edge_scores
+        levels = levels_by_score(torch.cat([scores(record) for record in records]), shares, costs, weights, spent)
+    return list(levels.split([len(record.weights) for record in records]))
+
+
+def _relative_errors(record: ImageRecord) -> Tensor:
+    """Errors ``[n, L]`` over the dense level's mean error on the image."""
+    levels = range(len(record.errors))
+    errors = torch.tensor([record.errors[str(k)] for k in levels], dtype=torch.float64).T
+    weights = torch.tensor(record.weights, dtype=torch.float64)
+    return errors / (errors[:, -1] * weights).sum().clamp_min(1e-12)
+
+
+def _edge_scores(record: ImageRecord) -> Tensor:
+    return torch.tensor(record.edges, dtype=torch.float64)
+
+
+def _random_scores(record: ImageRecord) -> Tensor:
+    """The same for an image wherever and whenever it is run."""
+    generator = torch.Generator().manual_seed(RANDOM_SEED + zlib.crc32(record.image.encode()))
+    return torch.rand(len(record.weights), generator=generator, dtype=torch.float64)
+
+
+def _describe(subject: Subject, record: ImageRecord) -> None:
+    record.image, record.machine, record.by_tile = subject.name, machine(), subject.by_tile
+    record.costs, record.weights = subject.costs.tolist(), subject.weights.tolist()
+    record.edges = _rounded(subject.edges())
+
+
+def _run_record(subject: Subject, outcome: Outcome, levels: int, border: int) -> RunRecord:
+    return RunRecord(
+        quality(outcome.image, subject.gt, border),
+        outcome.macs_share,
+        outcome.seconds,
+        (outcome.levels.bincount(minlength=levels) / len(outcome.levels)).tolist(),
+        outcome.levels.bincount(subject.weights, minlength=levels).tolist(),
+        outcome.flops,
+    )
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [float(f'{value:.{DIGITS}g}') for value in values.tolist()]
