@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from basicsr.archs.arch_util import pixel_unshuffle
+from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.archs.ecbsr_arch import ECB
 from basicsr.archs.edvr_arch import EDVR
 from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -111,6 +112,11 @@ def required_multiple(base: nn.Module) -> int:
     if isinstance(base, TOFlow):
         return 16  # four halvings, whose flows must fit when they are doubled again
     return 1
+
+
+def smallest_side(base: nn.Module) -> int:
+    """The number of lq pixels that inputs must have along each side."""
+    return 64 if isinstance(base, BasicVSRPlusPlus) else 1  # its optical flow is estimated at a quarter of the size
 
 
 def check_usable(base: nn.Module) -> None:

@@ -13,12 +13,13 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from cp_basicsr.engine import NetworkEngine
+from cp_basicsr.engine import NetworkEngine, run_reference
 from cp_basicsr.options import OptionError, check_keys, nearest
+from cp_basicsr.precision import DEFAULT_PRECISION
 from cp_basicsr.routing import Calibration
 from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
 from cp_basicsr.routing.policy import check_budget
-from cp_basicsr.sparsity import MacTable, NMPattern, Route, UniformRoute, bake_state_dict, convert, routed, trace_macs
+from cp_basicsr.sparsity import MacTable, NMPattern, Route, UniformRoute, bake_state_dict, convert, trace_macs
 
 from .adapters import (
     LAYER_ADAPTERS,
@@ -32,6 +33,7 @@ from .adapters import (
 from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
 from .state import describe, load_any_state
 from .strips import Footprint, padded_halo
+from .tiled import cut_costs
 
 # Names under which architectures take their number of input channels: BasicSR's own, then those of NAFNet, Restormer
 # and others that are registered with it; `network_g.classifier.in_channels` serves the rest.
@@ -62,7 +64,8 @@ class ClassPruningNet(nn.Module):
         base_options, sparsity_options, classifier_options: the three blocks, from which it can be built again.
         engine: runs the base network with compiled code.
         footprint: memory and reach of the base network, for images that must be restored in strips.
-        choice: how ``net(x)`` chooses levels; None: at the budget and tile it was trained for.
+        choice: how ``net(x)`` chooses levels, and the precision it runs in; None: at the budget and tile it was
+            trained for.
         not_placeable: for input shapes that were tried and had to be routed as a whole, the layer and the reason.
         warned: topics that the log has been warned of.
 
@@ -209,13 +212,22 @@ class ClassPruningNet(nn.Module):
         tile = tile if self.classifier.by_tile else None
         return self.classifier_macs(shape, tile) / self.macs(shape).dense
 
-    def check_budget(self, budget: float, shape: Sequence[int], tile: int | None, where: str = 'val.budget') -> None:
+    def check_budget(
+        self,
+        budget: float,
+        shape: Sequence[int],
+        tile: int | None,
+        where: str = 'val.budget',
+        overlap: int | None = None,
+    ) -> None:
         """Refuse a budget that no mix of levels meets on an input of ``shape``.
 
         Raises:
             BudgetError: naming ``where`` it stands and the range that the levels allow.
         """
-        check_budget(budget, self.costs(shape), self.overhead(shape, tile), where)
+        cut = tile is not None and overlap is not None
+        costs = cut_costs(self, shape, tile, overlap)[0] if cut else self.costs(shape)
+        check_budget(budget, costs, self.overhead(shape, tile), where)
 
     def costs(self, shape: Sequence[int]) -> Tensor:
         """Share of the dense MACs that each level spends on one input of ``shape``: float64 ``[L]``, rising to 1."""
@@ -240,17 +252,17 @@ class ClassPruningNet(nn.Module):
         """The base network at one level, the whole input at once."""
         return self.run_base(x, UniformRoute(self.pattern.index(level)))
 
-    def run_base(self, x: Tensor, route: Route) -> Tensor:
+    def run_base(self, x: Tensor, route: Route, precision: str = DEFAULT_PRECISION) -> Tensor:
         """The base network along a route: by the engine in eval mode without gradients, else in PyTorch."""
         if self.training or torch.is_grad_enabled():
-            with routed(route):
-                return self.base(x)
-        return self.engine.run(self.base, x, route)
+            return run_reference(self.base, x, route, precision)
+        return self.engine.run(self.base, x, route, precision)
 
     def _restore_level(self, x: Tensor, level: int) -> Tensor:
         if self.training or torch.is_grad_enabled():
             return self.run_level(x, level)
-        return self.restore(x, RoutingChoice(level=level)).image
+        precision = self.choice.precision if self.choice else DEFAULT_PRECISION
+        return self.restore(x, RoutingChoice(level=level, precision=precision)).image
 
     def _run_each(self, x: Tensor, levels: Tensor) -> Tensor:
         """Samples of one level run together."""

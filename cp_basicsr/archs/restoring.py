@@ -13,13 +13,16 @@ import torch.nn.functional as F
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
+from cp_basicsr.engine.batched_tiles import run_cut_tiles
 from cp_basicsr.options import OptionError
+from cp_basicsr.precision import DEFAULT_PRECISION, check_precision
 from cp_basicsr.routing.choice import RoutingChoice
-from cp_basicsr.routing.policy import levels_at_price, levels_for_budget, spent_share
+from cp_basicsr.routing.policy import check_budget, levels_at_price, levels_for_budget, spent_share
 from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError
 from cp_basicsr.sparsity.placement import TileGrid
 
-from .strips import Strips, WholeImageError, planned_strips, restore_strips, strips_within
+from .strips import WORTH_ASKING, Strips, WholeImageError, planned_strips, restore_strips, strips_within
+from .tiled import cut_costs, tiles_of
 
 if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
@@ -67,24 +70,27 @@ def restore(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Restored:
     Args:
         net: the network; its mode (train or eval) is left alone.
         x: ``[B, C, H, W]`` or ``[B, T, C, H, W]``. Heights and widths are multiples of ``net.multiple``.
-        choice: budget, level or argmax; by tile or whole images.
+        choice: budget, level or argmax; by tile, cut tile or whole images; the precision.
 
     Raises:
         BudgetError: no mix of levels meets the budget.
+        OptionError: the device does not compute in the precision asked for, or the classifier predicts no tiles.
     """
+    check_precision(choice.precision, x.device)
     if choice.level is not None:
         level = net.pattern.index(choice.level)
-        return restore_by_map(net, x, torch.full((x.shape[0], 1, 1), level), None)
+        return restore_by_map(net, x, torch.full((x.shape[0], 1, 1), level), None, precision=choice.precision)
     tile = _usable_tile(net, x, choice)
     try:
-        restored = restore_by_map(net, x, choose_levels(net, x, choice), tile)
+        restored = restore_by_map(net, x, choose_levels(net, x, choice), tile, choice.overlap, choice.precision)
     except UnplacedLayerError as error:
         net.not_placeable[tuple(x.shape[1:])] = str(error)
         layer = str(error).partition(':')[0]
         _warn_once(
             net,
             f'{net.base_options["type"]} is routed by image, not by tile, at sizes such as {tuple(x.shape[-2:])}: the '
-            f'outputs of a layer cannot be placed on the image ({error}).',
+            f'outputs of a layer cannot be placed on the image ({error}). With `tile: {{size: 64, overlap: 8}}` under '
+            'val it would be cut into tiles.',
             topic=f'placement of {layer}',
         )
         return restore(net, x, choice)
@@ -92,29 +98,42 @@ def restore(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Restored:
     return replace(restored, macs=restored.macs + classifier)
 
 
-def restore_by_map(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | None) -> Restored:
+def restore_by_map(
+    net: ClassPruningNet,
+    x: Tensor,
+    levels: Tensor,
+    tile: int | None,
+    overlap: int | None = None,
+    precision: str = DEFAULT_PRECISION,
+) -> Restored:
     """Restore ``x`` along a given level map; no classifier runs and none is counted.
 
     Args:
         net, x: as in :func:`restore`.
         levels: long ``[B, rows, columns]`` level indices, ``[B, 1, 1]`` for whole images.
         tile: side of a tile in lq pixels; None for whole images.
+        overlap, precision: as in :class:`~cp_basicsr.routing.choice.RoutingChoice`.
 
     Raises:
         UnplacedLayerError: the outputs of a layer cannot be placed on the image.
     """
-    strips = _strips(net, x, tile)
-    if strips is None:
-        image, spent = _run(net, x, levels, tile)
+    if tile is not None and overlap is not None:
+        run = partial(_run_uniform, net, precision=precision)
+        pixels = int(net.footprint.limit / WORTH_ASKING)
+        image, spent = run_cut_tiles(run, x, levels, tiles_of(net, x.shape, tile, overlap), pixels)
+    elif strips := _strips(net, x, tile):
+        run = partial(_run, net, tile=tile, precision=precision)
+        image, spent = restore_strips(run, x, levels, tile, strips)
     else:
-        image, spent = restore_strips(partial(_run, net, tile=tile), x, levels, tile, strips)
+        image, spent = _run(net, x, levels, tile, precision)
     dense = net.macs(x.shape[1:]).dense * x.shape[0]
     return Restored(image, levels, tile, spent, dense, image.shape[-1] // x.shape[-1])
 
 
 def _usable_tile(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> int | None:
     """The tile asked for, or None where the network can only be routed by image."""
-    if choice.tile is None or x.dim() == 5 or tuple(x.shape[1:]) in net.not_placeable:
+    placeable = x.dim() == 4 and tuple(x.shape[1:]) not in net.not_placeable
+    if choice.tile is None or (choice.overlap is None and not placeable):
         return None
     check_by_tile(net, choice.tile)
     return choice.tile
@@ -145,11 +164,13 @@ def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Ten
     log_probs = net.predict(x, tile).detach().double().cpu()
     if choice.budget is None:
         return log_probs.argmax(dim=1)
-    costs = net.costs(shape)
+    if tile is None or choice.overlap is None:
+        costs, areas = net.costs(shape), tile_areas(x, tile, log_probs.shape[-2:])
+    else:
+        costs, areas = cut_costs(net, shape, tile, choice.overlap)
     overhead = net.overhead(shape, tile)
     if x.shape[-2] * x.shape[-1] >= SMALLEST_CHECKED:
-        net.check_budget(choice.budget, shape, tile)
-    areas = tile_areas(x, tile, log_probs.shape[-2:])
+        check_budget(choice.budget, costs, overhead)
     return torch.stack(
         [
             _choose_image(net, image.flatten(1).T, costs, choice, choice.budget - overhead, areas, tile).view(
@@ -223,29 +244,29 @@ def _strips(net: ClassPruningNet, x: Tensor, tile: int | None) -> Strips | None:
         return strips_within(net, x, step, halo)
 
 
-def _run(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | None) -> tuple[Tensor, int]:
+def _run(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int | None, precision: str) -> tuple[Tensor, int]:
     held = levels.unique()
     if len(held) == 1:
-        return _run_uniform(net, x, int(held))
+        return _run_uniform(net, x, int(held), precision)
     if tile is None:
-        return _run_groups(net, x, levels.flatten())
-    return _run_tiles(net, x, levels, tile)
+        return _run_groups(net, x, levels.flatten(), precision)
+    return _run_tiles(net, x, levels, tile, precision)
 
 
-def _run_tiles(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int) -> tuple[Tensor, int]:
+def _run_tiles(net: ClassPruningNet, x: Tensor, levels: Tensor, tile: int, precision: str) -> tuple[Tensor, int]:
     route = LevelMapRoute(TileGrid(levels.to(x.device), tile, x.shape[-2], x.shape[-1]))
-    image = net.run_base(x, route)
+    image = net.run_base(x, route, precision)
     return image, net.macs(x.shape[1:]).spent(route.positions, x.shape[0])
 
 
-def _run_groups(net: ClassPruningNet, x: Tensor, levels: Tensor) -> tuple[Tensor, int]:
-    results = [(rows, *_run_uniform(net, x[rows], level)) for level, rows in groups_of(levels.to(x.device))]
+def _run_groups(net: ClassPruningNet, x: Tensor, levels: Tensor, precision: str) -> tuple[Tensor, int]:
+    results = [(rows, *_run_uniform(net, x[rows], level, precision)) for level, rows in groups_of(levels.to(x.device))]
     return merge_groups([(rows, image) for rows, image, _ in results], x.shape[0]), sum(spent for *_, spent in results)
 
 
-def _run_uniform(net: ClassPruningNet, x: Tensor, level: int) -> tuple[Tensor, int]:
+def _run_uniform(net: ClassPruningNet, x: Tensor, level: int, precision: str) -> tuple[Tensor, int]:
     route = UniformRoute(level)
-    image = net.run_base(x, route)
+    image = net.run_base(x, route, precision)
     return image, net.macs(x.shape[1:]).spent(route.positions, x.shape[0])
 
 

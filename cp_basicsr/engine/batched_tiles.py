@@ -14,8 +14,6 @@ from itertools import product
 import torch
 from torch import Tensor
 
-BATCH_PIXELS = 512 * 512  # lq pixels that run at once
-
 
 @dataclass(frozen=True)
 class Span:
@@ -100,7 +98,7 @@ def cut_tiles(height: int, width: int, size: int, overlap: int, multiple: int = 
 
 
 def run_cut_tiles(
-    run: Callable[[Tensor, int], tuple[Tensor, int]], x: Tensor, levels: Tensor, tiles: list[CutTile]
+    run: Callable[[Tensor, int], tuple[Tensor, int]], x: Tensor, levels: Tensor, tiles: list[CutTile], pixels: int
 ) -> tuple[Tensor, int]:
     """Run tiles of one level and size together and put what each owns in its place.
 
@@ -109,12 +107,13 @@ def run_cut_tiles(
         x: ``[B, ..., H, W]``.
         levels: long ``[B, rows, columns]``.
         tiles: of the image, as :func:`cut_tiles` gives them.
+        pixels: lq pixels that run at once, or one tile.
 
     Returns:
         The output of the whole image, and the MACs of all tiles, overlap included.
     """
     output, total = None, 0
-    for level, members in _batches(levels, tiles, x.shape[0]):
+    for level, members in _batches(levels, tiles, x.shape[0], pixels):
         batch = torch.stack([x[image, ..., tile.vertical.window, tile.horizontal.window] for image, tile in members])
         restored, macs = run(batch, level)
         total += macs
@@ -128,13 +127,15 @@ def run_cut_tiles(
     return output, total
 
 
-def _batches(levels: Tensor, tiles: list[CutTile], images: int) -> Iterator[tuple[int, list[tuple[int, CutTile]]]]:
+def _batches(
+    levels: Tensor, tiles: list[CutTile], images: int, pixels: int
+) -> Iterator[tuple[int, list[tuple[int, CutTile]]]]:
     """Level of each batch, and the image and tile of each of its members."""
     groups: dict[tuple[int, tuple[int, int]], list[tuple[int, CutTile]]] = defaultdict(list)
     held = levels.tolist()
     for image, tile in product(range(images), tiles):
         groups[held[image][tile.row][tile.column], tile.shape].append((image, tile))
     for (level, (height, width)), members in groups.items():
-        step = max(BATCH_PIXELS // (height * width), 1)
+        step = max(pixels // (height * width), 1)
         for first in range(0, len(members), step):
             yield level, members[first : first + step]
