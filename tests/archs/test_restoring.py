@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from networks import IMAGE_CASES, WHOLE_CASES, Case
+from networks import IMAGE_CASES, REACH, WHOLE_CASES, Case
 from references import assert_near, level_at, masked_by_hand
 from torch import nn
 from torch.nn import functional as F
@@ -50,22 +50,6 @@ def test_images_with_different_maps_equal_each_alone(name):
         torch.testing.assert_close(together[b : b + 1], alone, rtol=1e-4, atol=1e-4)
         spent += net.macs(x.shape[1:]).spent(own.positions)
     assert net.macs(x.shape[1:]).spent(route.positions, 2) == spent
-
-
-# lq pixels to each side that an output pixel sees, counted layer by layer (windows: up to their far edge), at most.
-REACH = {
-    'EDSR': 8,
-    'MSRResNet': 8,
-    'RRDBNet x1': 88,
-    'RRDBNet x2': 46,
-    'RRDBNet x4': 24,
-    'SRVGGNetCompact': 4,
-    'ECBSR with identity': 4,
-    'SwinIR pixelshuffle': 16,
-    'SwinIR 3conv': 20,
-    'SwinIR nearest+conv': 16,
-    'SwinIR colour denoising': 16,
-}
 
 
 @pytest.mark.parametrize('name', REACH)
