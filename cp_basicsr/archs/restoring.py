@@ -164,10 +164,7 @@ def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Ten
     log_probs = net.predict(x, tile).detach().double().cpu()
     if choice.budget is None:
         return log_probs.argmax(dim=1)
-    if tile is None or choice.overlap is None:
-        costs, areas = net.costs(shape), tile_areas(x, tile, log_probs.shape[-2:])
-    else:
-        costs, areas = cut_costs(net, shape, tile, choice.overlap)
+    costs, areas = level_costs(net, x, tile, choice.overlap)
     overhead = net.overhead(shape, tile)
     if x.shape[-2] * x.shape[-1] >= SMALLEST_CHECKED:
         check_budget(choice.budget, costs, overhead)
@@ -216,13 +213,27 @@ def _choose_image(
     return levels_for_budget(log_probs, costs, corrected, areas)
 
 
-def tile_areas(x: Tensor, tile: int | None, grid: tuple[int, int]) -> Tensor:
+def level_costs(net: ClassPruningNet, x: Tensor, tile: int | None, overlap: int | None) -> tuple[Tensor, Tensor]:
+    """What each level costs on one image of ``x``, and how the cost is spread over its tiles.
+
+    Args:
+        net, x: as in :func:`restore`.
+        tile, overlap: as in :class:`~cp_basicsr.routing.choice.RoutingChoice`.
+
+    Returns:
+        Share of the dense MACs of each level: float64 ``[L]``; and the weight of each tile in raster order: float64
+        ``[n]``, its pixels, or, cut, its MACs.
+    """
+    if tile is not None and overlap is not None:
+        return cut_costs(net, x.shape[1:], tile, overlap)
+    return net.costs(x.shape[1:]), tile_areas(x, tile)
+
+
+def tile_areas(x: Tensor, tile: int | None) -> Tensor:
     """Pixels in each tile, in raster order: float64 ``[rows * columns]``."""
     if tile is None:
         return torch.ones(1, dtype=torch.float64)
-    rows, columns = (
-        (size - tile * torch.arange(count)).clamp(max=tile) for size, count in zip(x.shape[-2:], grid, strict=True)
-    )
+    rows, columns = ((size - torch.arange(0, size, tile)).clamp(max=tile) for size in x.shape[-2:])
     return (rows[:, None] * columns[None]).flatten().double()
 
 
