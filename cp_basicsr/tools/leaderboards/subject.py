@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cp_basicsr.archs.restoring import tile_areas
+from cp_basicsr.archs.restoring import level_costs
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.routing.controls import edge_scores
@@ -94,15 +94,14 @@ class WholeImage:
         if model.lq.dim() == 4:  # the layout in which dense convolutions are fastest, so that no rival is slowed
             model.lq = model.lq.contiguous(memory_format=torch.channels_last)
         model.prepare()
-        with model.using(RoutingChoice(tile=model.choice.tile)):  # says by which tiles it can be routed, and warms up
+        with model.using(replace(model.choice, budget=None, level=None)):  # says by which tiles it can be routed, and warms up
             model.test()
         self.gt = model.current_images(name)['img2']
         self.tile, self._grid = model.restored.tile, model.restored.levels.shape[1:]
         self.by_tile = self.tile is not None
         padded = model.padded_lq()
-        self.costs = model.test_net.costs(padded.shape[1:])
         self.overhead = model.test_net.overhead(padded.shape[1:], self.tile)
-        areas = tile_areas(padded, self.tile, self._grid)
+        self.costs, areas = level_costs(model.test_net, padded, self.tile, model.choice.overlap)
         self.weights = areas / areas.sum()
 
     def choose(self, choice: RoutingChoice) -> Outcome:
