@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
-from cp_basicsr.archs.restoring import check_by_tile, padded, restore_by_map
+from cp_basicsr.archs.restoring import check_by_tile, level_costs, padded, restore_by_map
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.precision import check_precision, computing_in
@@ -280,7 +280,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         if self.trained_budget() is not None:
             self.net.check_budget(self.trained_budget(), shape, tile, 'train.budget_opt.target')
         if self.choice.budget is not None:
-            self.net.check_budget(self.choice.budget, shape, tile)
+            self.net.check_budget(self.choice.budget, shape, tile, overlap=self.choice.overlap)
 
     def trained_budget(self) -> float | None:
         """The budget loss's target, share of the dense MACs; None without such a loss."""
@@ -303,7 +303,11 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         """
         net = self.test_net.eval()
         lq = self.padded_lq()
-        self.restored = net.restore(lq, self.choice_now()) if route is None else restore_by_map(net, lq, *route)
+        choice = self.choice_now()
+        if route is None:
+            self.restored = net.restore(lq, choice)
+        else:
+            self.restored = restore_by_map(net, lq, *route, choice.overlap, choice.precision)
         if self.is_train:
             self._set_modes()
         height, width = (side * self.restored.scale for side in self.lq.shape[-2:])
@@ -311,11 +315,14 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
 
     def prepare(self) -> None:
         """Count the MACs for the size of ``self.lq``, which is done once for each size."""
-        self.test_net.overhead(self.padded_lq().shape[1:], self.choice.tile)
+        lq, tile = self.padded_lq(), self.choice.tile
+        self.test_net.overhead(lq.shape[1:], tile)
+        level_costs(self.test_net, lq, tile, self.choice.overlap)
 
     def check_budget(self, budget: float, where: str) -> None:
         """Refuse a budget that no mix of levels meets on ``self.lq``; see :meth:`ClassPruningNet.check_budget`."""
-        self.test_net.check_budget(budget, self.padded_lq().shape[1:], self.choice.tile, where)
+        shape = self.padded_lq().shape[1:]
+        self.test_net.check_budget(budget, shape, self.choice.tile, where, self.choice.overlap)
 
     def padded_lq(self) -> Tensor:
         """``self.lq`` as the network gets it: its height and width padded to multiples of what the network needs."""
