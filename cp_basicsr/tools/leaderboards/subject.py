@@ -94,8 +94,8 @@ class WholeImage:
         if model.lq.dim() == 4:  # the layout in which dense convolutions are fastest, so that no rival is slowed
             model.lq = model.lq.contiguous(memory_format=torch.channels_last)
         model.prepare()
-        with model.using(replace(model.choice, budget=None, level=None)):  # says by which tiles it can be routed, and warms up
-            model.test()
+        with model.using(replace(model.choice, budget=None, level=None)):
+            model.test()  # says by which tiles it can be routed, and warms up
         self.gt = model.current_images(name)['img2']
         self.tile, self._grid = model.restored.tile, model.restored.levels.shape[1:]
         self.by_tile = self.tile is not None
