@@ -28,11 +28,10 @@ class Case(Example):
         return torch.rand(batch, *self.shape, generator=torch.Generator().manual_seed(1))
 
 
-def _case(name: str, scale: int | None = None, shape: tuple[int, ...] | None = None, **options: Any) -> Case:
-    """An architecture's example with other options."""
+def _case(name: str, ratio: int | None = None, shape: tuple[int, ...] | None = None, **options: Any) -> Case:
+    """An architecture's example with other options and therefore another ratio of output to input pixels."""
     example = EXAMPLES[name]
-    base = example.base | options
-    return Case(base, shape or example.shape, example.scale if scale is None else scale, example.needs_deform)
+    return Case(example.base | options, shape or example.shape, ratio or example.scale, example.needs_deform)
 
 
 def _swinir(scale: int, upsampler: str, channels: int = 3, size: tuple[int, int] = (8, 12), **options: Any) -> Case:
