@@ -3,11 +3,12 @@
 from importlib import import_module
 
 __version__ = '0.1.0'
-__all__ = ['ClassPruningModel', 'ClassPruningNet', '__version__']
+__all__ = ['ClassPruningModel', 'ClassPruningNet', '__version__', 'load']
 
 _HOMES = {
     'ClassPruningModel': 'cp_basicsr.models.class_pruning_model',
     'ClassPruningNet': 'cp_basicsr.archs.class_pruning_arch',
+    'load': 'cp_basicsr.restorer',
 }
 
 
