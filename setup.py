@@ -47,6 +47,8 @@ setup(
     ],
     extras_require={
         'export': EXPORT,
+        # What the benchmark times us against.
+        'benchmark': ['onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20', 'openvino>=2024.6'],
         # ruff's formatting differs from one minor version to the next.
         'test': ['pytest>=7.4', 'hypothesis>=6.90', 'ruff>=0.17,<0.18', *EXPORT],
     },
