@@ -225,7 +225,7 @@ def test_the_classifier_learns_which_tiles_pay(tmp_path: Path, monkeypatch: pyte
     stages = [{'name': 'classifier', 'iters': 60}]
     options = training_options(tmp_path, stages=stages, total_iter=60, optim_g={'type': 'Adam', 'lr': 5e-3})
     model = build(options)
-    run_level = model.net._run_level
+    run_level = model.net.run_level
 
     def remember(x: Tensor, level: int) -> Tensor:
         outputs.append(run_level(x, level))
@@ -233,7 +233,7 @@ def test_the_classifier_learns_which_tiles_pay(tmp_path: Path, monkeypatch: pyte
         return outputs[-1]
 
     outputs: list[Tensor] = []
-    monkeypatch.setattr(model.net, '_run_level', remember)
+    monkeypatch.setattr(model.net, 'run_level', remember)
     train(model, 1, 60, half_dark_batch_of)
     assert model.log_dict['expected_cost'] == pytest.approx(0.6, abs=0.05)
     with torch.no_grad():

@@ -164,8 +164,9 @@ def test_the_ema_is_what_is_validated(folder: Path) -> None:
     data = image_of(options, 'image0')
     model.feed_data(data)
     model.test()
-    assert torch.equal(model.output, model.net_g_ema.eval()(data['lq']))
-    assert not torch.equal(model.output, model.net.eval()(data['lq']))
+    with torch.no_grad():
+        assert torch.equal(model.output, model.net_g_ema.eval()(data['lq']))
+        assert not torch.allclose(model.output, model.net.eval()(data['lq']), rtol=1e-3, atol=1e-3)
 
 
 def test_tensorboard_gets_scalars_and_the_level_map(folder: Path) -> None:
@@ -195,6 +196,7 @@ def test_tensorboard_gets_scalars_and_the_level_map(folder: Path) -> None:
 
 @pytest.mark.parametrize('size', [(9, 14), (8, 8), (11, 8)])
 @pytest.mark.parametrize('upsampler', ['pixelshuffledirect', ''])
+@pytest.mark.usefixtures('reference_path')
 def test_the_densest_level_pads_as_swinirmodel_does(size: tuple[int, int], upsampler: str, tmp_path: Path) -> None:
     """Bit for bit, at sizes that no window divides, upscaling or not."""
     scale = 2 if upsampler else 1
