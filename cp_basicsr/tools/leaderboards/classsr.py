@@ -66,12 +66,13 @@ class Patches:
         count = len(self.patches)
         self.weights = torch.full((count,), 1 / count, dtype=torch.float64)
         shape = self.patches.shape[1:]
-        self.costs = self.net.costs(shape)
-        self.overhead = self.net.overhead(shape, None)
         self._patch_macs = [self.net.macs(shape).level(k) for k in range(len(self.net.levels))]
         multiple = self.net.multiple
         whole = (-(-self._side(count) // multiple) * multiple for count in (self.rows, self.columns))
         self._dense_macs = self.net.macs((shape[0], *whole)).dense
+        self._overlap = count * self._patch_macs[-1] / self._dense_macs
+        self.costs = self._overlap * self.net.costs(shape)
+        self.overhead = self._overlap * self.net.overhead(shape, None)
         self._restored: list[Restored] = []
         self._run(RoutingChoice(tile=None), None, first=1)
 
@@ -80,9 +81,12 @@ class Patches:
         return (count - 1) * STRIDE + PATCH
 
     def choose(self, choice: RoutingChoice) -> Outcome:
-        """Restore every patch at one level, or as the classifier and the calibrated price choose."""
-        level_or_budget = RoutingChoice(choice.budget, choice.level, None, None)
-        return self._outcome(seconds_of(lambda: self._run(level_or_budget, None)))
+        """Restore every patch at one level, or as the classifier and the calibrated price choose.
+
+        A budget is a share of the whole image's MACs, as everywhere; patches get what overlap leaves of it.
+        """
+        budget = None if choice.budget is None else choice.budget / self._overlap
+        return self._outcome(seconds_of(lambda: self._run(RoutingChoice(budget, choice.level, tile=None), None)))
 
     def follow(self, levels: Tensor) -> Outcome:
         """Restore with the levels ``[n]``; no classifier runs."""
