@@ -1,1 +1,5 @@
-"""Parts of the benchmark: networks, rivals, our own contenders, timing, tables, charts."""
+"""Parts of the benchmark: networks, contenders, timing, results, and how they are shown."""
+
+from cp_basicsr.autoload import activate
+
+activate()

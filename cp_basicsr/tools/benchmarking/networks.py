@@ -95,9 +95,7 @@ NETWORKS = {
             scale=1,
             has_classifier=False,
         ),
-        Network(
-            'srvgg', 'SRVGGNetCompact x4', {'type': 'SRVGGNetCompact', **_COLOUR, 'num_conv': 16, 'upscale': 4}
-        ),
+        Network('srvgg', 'SRVGGNetCompact x4', {'type': 'SRVGGNetCompact', **_COLOUR, 'num_conv': 16, 'upscale': 4}),
         Network('edsr', 'EDSR-baseline x4', {'type': 'EDSR', **_COLOUR, 'num_block': 16, 'upscale': 4}),
         Network('msrresnet', 'MSRResNet x4', {'type': 'MSRResNet', **_COLOUR, 'num_block': 16, 'upscale': 4}),
         Network(
@@ -119,7 +117,5 @@ def chosen(keys: Sequence[str]) -> list[Network]:
     """
     for key in keys:
         if key not in NETWORKS:
-            raise OptionError(
-                f'--networks holds {key!r}.{nearest(key, NETWORKS)} Networks are: {", ".join(NETWORKS)}.'
-            )
+            raise OptionError(f'--networks holds {key!r}.{nearest(key, NETWORKS)} Networks are: {", ".join(NETWORKS)}.')
     return [NETWORKS[key] for key in keys]

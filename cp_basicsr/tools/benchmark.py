@@ -1,0 +1,215 @@
+"""Time our network against the strongest dense rivals on this machine, on real image sizes, batch 1.
+
+    pip install 'cp-basicsr[benchmark]'
+    python -m cp_basicsr.tools.benchmark --json results.json --chart results.png
+    python -m cp_basicsr.tools.benchmark --scaling --networks edsr --chart scaling.png
+    python -m cp_basicsr.tools.benchmark --overhead
+
+Networks have random weights. Rivals run the plain dense network: PyTorch eager in both memory layouts, torch.compile
+(it needs a C++ compiler), ONNX Runtime, OpenVINO in float32 and in bf16, which is its default. Giving them the N:M
+network instead would change nothing: none of them skips zeros inside a layer. What is not installed or fails is skipped
+by name. Ours runs at each level of `m: 4`, `levels: [1, 2, 4]`, and along mixes of levels drawn at random for tiles of
+16 pixels, classifier and policy included in time and MACs. Every output is checked against PyTorch's eager code.
+
+Contenders run in turn, in rounds; medians over the rounds count. In the tables,
+
+    MACs ratio = dense MACs / MACs
+    time ratio = seconds of the fastest float32 rival / seconds
+    efficiency = time ratio / MACs ratio
+
+so 1 means that the MACs that were saved saved as much time, counted from the fastest rival. Timings mean something on
+a machine that does nothing else: the load is logged first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger
+
+from cp_basicsr.options import OptionError, check_choice
+from cp_basicsr.tools.benchmarking import chart, results, scaling
+from cp_basicsr.tools.benchmarking.contenders import SAME, Contender, error_of, our_contenders, rival_contenders
+from cp_basicsr.tools.benchmarking.environment import environment
+from cp_basicsr.tools.benchmarking.networks import LQ_720P, NETWORKS, Network, chosen
+from cp_basicsr.tools.benchmarking.overhead import overhead
+from cp_basicsr.tools.benchmarking.results import Result
+from cp_basicsr.tools.benchmarking.rivals import RIVALS, RivalUnavailableError
+from cp_basicsr.tools.benchmarking.timing import interleaved, log_load
+from cp_basicsr.tools.report import write_text
+
+ROUNDS = 9
+QUICK_ROUNDS = 3
+QUICK_SIZE = (64, 64)
+QUICK_MEGAPIXELS = (0.1, 0.25, 0.5)
+DEFAULT_NETWORK = 'edsr'  # of --scaling and --overhead
+
+
+def compare(network: Network, size: tuple[int, int], rounds: int, rivals: Sequence[str]) -> list[Result]:
+    """Every contender on one input; a rival that cannot run, or computes something else, is logged and left out.
+
+    Args:
+        network: what is timed.
+        size: height and width of the input, pixels.
+        rounds: of timing.
+        rivals: keys of the runtimes.
+    """
+    net, x = network.build(), network.sample(size)
+    logger = get_root_logger()
+    logger.info(f'{network.title}, input {size[1]} x {size[0]}: preparing.')
+    contenders: dict[str, Contender] = {}
+    errors: dict[str, float] = {}
+    for contender in [*rival_contenders(net, x, rivals), *our_contenders(network, net, x)]:
+        if isinstance(contender, RivalUnavailableError):
+            logger.warning(f'Skipped {contender}')
+            continue
+        error = error_of(contender.run(), contender.expected())
+        if contender.precision == 'fp32' and not error <= SAME:
+            logger.warning(f'Skipped {contender.name}: it is off by {error:.1e} of the largest output.')
+            continue
+        contenders[contender.name], errors[contender.name] = contender, error
+    dense = net.macs(x.shape[1:]).dense
+    seconds = interleaved({name: contender.run for name, contender in contenders.items()}, rounds)
+    return [
+        Result(
+            network.title, size, name, each.precision, each.ours, each.macs, dense, tuple(seconds[name]), errors[name]
+        )
+        for name, each in contenders.items()
+    ]
+
+
+def _tables(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Compare, chart; the text and what goes to JSON."""
+    tables: list[list[Result]] = []
+    parts: list[str] = []
+    for network in options.networks:
+        for size in options.sizes or network.sizes:
+            tables.append(compare(network, size, options.rounds, options.rivals))
+            heading = f'**{network.title}, input {size[1]} x {size[0]}, output '
+            heading += f'{size[1] * network.scale} x {size[0] * network.scale}**'
+            parts.append(f'{heading}\n\n{results.as_markdown(tables[-1])}')
+    if options.chart:
+        chart.bars(tables, options.chart, environment())
+    return '\n\n'.join(parts), {'results': [results.as_record(row, table) for table in tables for row in table]}
+
+
+def _scaling(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    network, size = options.networks[0], (options.sizes or [LQ_720P])[0]
+    curves = scaling.scaling(network, options.rounds, options.megapixels, size)
+    title = f'{network.title}, N:{scaling.M}'
+    if options.chart:
+        chart.curves(curves, options.chart, f'{title}. {environment()}')
+    text = f'**{title}**, milliseconds\n\n{scaling.as_markdown(curves)}'
+    return text, {'scaling': {'network': network.title, 'curves': curves}}
+
+
+def _overhead(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    network, size = options.networks[0], (options.sizes or [LQ_720P])[0]
+    measured = overhead(network, size, options.rounds)
+    text = f'**Routing of {network.title}, input {size[1]} x {size[0]}**\n\n{measured.as_markdown()}'
+    shares = {'routing_share': measured.routing_share, 'map_share': measured.map_share}
+    return text, {'overhead': {'network': network.title, 'size': size, **vars(measured), **shares}}
+
+
+@torch.inference_mode()
+def run(options: argparse.Namespace) -> str:
+    """Measure as the command line says, write the files, return the text."""
+    if options.chart:
+        chart.check_format(options.chart)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    load = log_load()
+    text, content = options.measure(options)
+    text = f'{environment()}\n\n{text}\n'
+    if options.json:
+        write_text(options.json, json.dumps({'machine': environment(), 'load': load, **content}, indent=1))
+    if options.out:
+        write_text(options.out, text)
+    return text
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Height and width from ``180x320``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
+    height, _, width = text.partition('x')
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no size; write height x width in pixels, for example 180x320')
+    return int(height), int(width)
+
+
+def read_count(text: str) -> int:
+    """A whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f'{text!r}; allowed: whole numbers from 1')
+    return int(text)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        OptionError: a network or rival is unknown.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--networks', nargs='+', metavar='NAME', help=f'of: {", ".join(NETWORKS)} (default: all)')
+    add('--sizes', nargs='+', type=read_size, metavar='HxW', help='input pixels (default: 256x256 and 180x320)')
+    add('--rivals', nargs='*', metavar='NAME', help=f'of: {", ".join(rival.key for rival in RIVALS)} (default: all)')
+    add('--rounds', type=read_count, help=f'of timing (default: {ROUNDS})')
+    add('--threads', type=read_count, help="of every contender (default: PyTorch's choice)")
+    add('--quick', action='store_true', help=f'{QUICK_ROUNDS} rounds on small inputs')
+    add('--json', type=Path, metavar='FILE', help='write every figure there')
+    add('--out', type=Path, metavar='FILE', help='write the Markdown there, too')
+    add('--chart', type=Path, metavar='FILE', help='draw it, PNG or SVG')
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        '--scaling',
+        dest='measure',
+        action='store_const',
+        const=_scaling,
+        default=_tables,
+        help=f'measure how cost grows with image size, density and threads (of the first network; {DEFAULT_NETWORK})',
+    )
+    modes.add_argument(
+        '--overhead',
+        dest='measure',
+        action='store_const',
+        const=_overhead,
+        help='measure what routing costs beside the layers (of the first network)',
+    )
+    options = parser.parse_args(arguments)
+    everything = NETWORKS if options.measure is _tables else [DEFAULT_NETWORK]
+    options.networks = chosen(options.networks or list(everything))
+    keys = [rival.key for rival in RIVALS]
+    options.rivals = keys if options.rivals is None else [check_choice(k, keys, '--rivals') for k in options.rivals]
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    options.megapixels = QUICK_MEGAPIXELS if options.quick else scaling.MEGAPIXELS
+    if options.quick:
+        options.sizes = options.sizes or [QUICK_SIZE]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    try:
+        text = run(parse(arguments))
+    except OptionError as error:
+        raise SystemExit(f'benchmark: {error}') from error
+    sys.stdout.write(text)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,126 @@
+"""What is timed against each other: the plain dense network in the usual runtimes, and our network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cp_basicsr.archs.restoring import choose_levels, restore_by_map
+from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
+from cp_basicsr.sparsity import LevelMapRoute, Route, UniformRoute, routed
+from cp_basicsr.sparsity.placement import TileGrid
+
+from .mixes import drawn_map
+from .networks import Network
+from .rivals import RIVALS, RivalUnavailableError
+
+SAME = 1e-3  # of the largest output: how far a float32 contender may be from PyTorch
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One thing to time on one input.
+
+    Attributes:
+        name: for the table.
+        precision: 'fp32' or 'bf16'.
+        ours: whether it is our network.
+        macs: true MACs of one run.
+        run: gives the output, float32 ``[1, C, H, W]``.
+        expected: what PyTorch's eager float32 code gives; the output it is checked against.
+    """
+
+    name: str
+    precision: str
+    ours: bool
+    macs: int
+    run: Callable[[], Tensor]
+    expected: Callable[[], Tensor]
+
+
+def error_of(output: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference as a share of the largest expected magnitude; NaN or another shape give infinity."""
+    if output.shape != expected.shape:
+        return float('inf')
+    error = float((output.float() - expected).abs().max() / expected.abs().max())
+    return error if error == error else float('inf')
+
+
+def rival_contenders(net: Any, x: Tensor, wanted: Sequence[str]) -> Iterator[Contender | RivalUnavailableError]:
+    """The dense base network in each runtime of ``wanted``, or why it cannot run there.
+
+    The plain dense network is what a user has without us. N:M zeros written into it would change nothing: none of these
+    runtimes skips them.
+    """
+    plain, macs = net.bake(-1), net.macs(x.shape[1:]).dense
+    expected = _once(lambda: plain(x))
+    for rival in RIVALS:
+        if rival.key in wanted:
+            try:
+                yield Contender(rival.name, rival.precision, False, macs, rival.prepare(plain, x), expected)
+            except RivalUnavailableError as error:
+                yield error
+
+
+def our_contenders(network: Network, net: Any, x: Tensor) -> Iterator[Contender]:
+    """Our network at each level, dense first, and along a mix of levels for each of the network's budgets."""
+    table = net.macs(x.shape[1:])
+    for level in reversed(range(len(net.levels))):
+        yield Contender(
+            f'ours, {net.labels[level]}',
+            'fp32',
+            True,
+            table.level(level),
+            _level_runner(network, net, x, level),
+            _once(lambda level=level: _reference(net, x, UniformRoute(level))),
+        )
+    for budget in network.budgets:
+        yield _mix(network, net, x, budget)
+
+
+def _level_runner(network: Network, net: Any, x: Tensor, level: int) -> Callable[[], Tensor]:
+    """A network is called as users call it; a single layer as the networks that it is part of do."""
+    return (lambda: net(x, level=level)) if network.has_classifier else (lambda: net.run_level(x, level))
+
+
+def _mix(network: Network, net: Any, x: Tensor, budget: float) -> Contender:
+    """Levels drawn for a budget. With random weights a classifier chooses nothing sensible: it and the policy run and
+    are counted, and then the drawn levels are taken."""
+    levels = drawn_map(x.shape[-2:], DEFAULT_TILE, net.costs(x.shape[1:]), budget)
+    macs = restore_by_map(net, x, levels, DEFAULT_TILE).macs
+    choice = RoutingChoice(tile=DEFAULT_TILE)
+
+    def run() -> Tensor:
+        if network.has_classifier:
+            choose_levels(net, x, choice)
+        return restore_by_map(net, x, levels, DEFAULT_TILE).image
+
+    if network.has_classifier:
+        macs += net.classifier_macs(x.shape[1:], DEFAULT_TILE)
+
+    def expected() -> Tensor:
+        return _reference(net, x, LevelMapRoute(TileGrid(levels, DEFAULT_TILE, *x.shape[-2:])))
+
+    return Contender(f'ours, mix at {budget:g}', 'fp32', True, macs, run, _once(expected))
+
+
+def _reference(net: Any, x: Tensor, route: Route) -> Tensor:
+    """The supernet along a route in PyTorch, without the engine."""
+    with routed(route):
+        return net.base(x.contiguous(memory_format=torch.channels_last)).contiguous()
+
+
+def _once(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """``compute`` at the first call only."""
+    kept: list[Tensor] = []
+
+    def get() -> Tensor:
+        if not kept:
+            kept.append(compute())
+        return kept[0]
+
+    return get
