@@ -91,8 +91,8 @@ def _tensor(picture: Picture) -> Tensor:
     if not isinstance(picture, np.ndarray):
         raise PictureError(f'{type(picture).__name__} is no picture; allowed: NumPy arrays and PyTorch tensors.')
     try:
-        # torch takes no negative strides (a picture turned or mirrored) and no foreign byte order.
-        return torch.from_numpy(np.ascontiguousarray(picture, dtype=_native(picture)))
+        # torch takes no negative strides (a picture turned or mirrored), no foreign byte order, and nothing read-only.
+        return torch.from_numpy(np.require(picture, _native(picture), ['C', 'W']))
     except TypeError:
         raise PictureError(
             f'A picture of {picture.dtype} cannot be restored; allowed: uint8, uint16, float in [0, 1].'

@@ -115,7 +115,7 @@ class Restorer:
         as a gray picture.
 
         Args:
-            picture: an array ``[H, W]`` or ``[H, W, C]`` (RGB order), or a tensor ``[C, H, W]`` or ``[B, C, H, W]``, of 1
+            picture: an array ``[H, W]`` or ``[H, W, C]`` (RGB), or a tensor ``[C, H, W]`` or ``[B, C, H, W]``, with 1
                 to 4 channels (2 and 4: the last is alpha); uint8, uint16, or float in [0, 1]. Any size from 1 x 1.
             budget: share of the dense network's MACs to spend, classifier included.
             level: index of the level at which everything runs: 0 the sparsest, -1 the densest. With neither: the budget

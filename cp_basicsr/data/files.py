@@ -81,10 +81,15 @@ def encode_png(img: np.ndarray, compress_level: int) -> bytes:
 
 
 def write_png(path: Path, img: np.ndarray, compress_level: int = 3) -> None:
-    """Write a PNG under a temporary name beside `path`, then rename it: the file is complete or absent."""
+    """Write a PNG as :func:`write_whole` does."""
+    write_whole(path, encode_png(img, compress_level))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write under a temporary name beside `path`, then rename it: the file is complete or absent."""
     partial = path.with_name(f'.{path.name}.partial')
     try:
-        partial.write_bytes(encode_png(img, compress_level))
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 OPACITY = 0.4
 LEGEND_HEIGHT = 24  # pixels
+LEAST_BOX = 50  # pixels of the legend for each level; narrower pictures get a margin
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 # Sparse to dense from dark to light, so that the order shows in black and white too.
 COLOUR_MAP = cv2.COLORMAP_VIRIDIS
+MARGIN = 128  # gray
 
 
 def draw_level_map(image: np.ndarray, levels: np.ndarray, side: int | None, pattern: NMPattern) -> np.ndarray:
@@ -26,7 +29,7 @@ def draw_level_map(image: np.ndarray, levels: np.ndarray, side: int | None, patt
         pattern: names the levels.
 
     Returns:
-        uint8 BGR ``[H + LEGEND_HEIGHT, W, 3]``.
+        uint8 BGR ``[H + LEGEND_HEIGHT, W, 3]``, W at least ``LEAST_BOX`` for each level.
     """
     colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
     height, width = colour.shape[:2]
@@ -34,7 +37,9 @@ def draw_level_map(image: np.ndarray, levels: np.ndarray, side: int | None, patt
     side = side or max(height, width)
     spread = levels.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
     tinted = cv2.addWeighted(colour, 1 - OPACITY, tints[spread], OPACITY, 0)
-    return np.vstack([tinted, _legend(width, levels, pattern, tints)])
+    margin = max(LEAST_BOX * len(tints) - width, 0)
+    tinted = np.pad(tinted, ((0, 0), (0, margin), (0, 0)), constant_values=MARGIN)
+    return np.vstack([tinted, _legend(width + margin, levels, pattern, tints)])
 
 
 def _tints(count: int) -> np.ndarray:
@@ -50,15 +55,8 @@ def _legend(width: int, levels: np.ndarray, pattern: NMPattern, tints: np.ndarra
     for k, (left, right) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         strip[:, left:right] = tints[k]
         text = f'{pattern.label(k)} {100 * shares[k]:.0f}%'
-        dark = int(tints[k].astype(int).sum()) > 380
-        cv2.putText(
-            strip,
-            text,
-            (left + 4, 17),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.45,
-            (0,) * 3 if dark else (255,) * 3,
-            1,
-            cv2.LINE_AA,
-        )
+        needed = cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0] + 8
+        scale = FONT_SCALE * min(1, (right - left) / needed)
+        light = int(tints[k].astype(int).sum()) > 380
+        cv2.putText(strip, text, (left + 4, 17), FONT, scale, (0 if light else 255,) * 3, 1, cv2.LINE_AA)
     return strip

@@ -1,0 +1,247 @@
+"""Restore pictures with a ClassPruning network at a budget: files, folders (at any depth) and globs.
+
+    cp-restore photos -o restored --model net_g_latest.pth --budget 0.5
+    cp-restore 'scans/**/*.tif' photo.jpg -o restored --model net_g_latest.pth --level 0 --map
+
+The checkpoint describes its network, so no option file is needed. PNG, JPEG, TIFF, WebP and BMP, gray or colour, are
+restored to the same format and folders; 16 bit, alpha and colour profiles are kept, photographs are turned upright.
+What is done already is passed over. Under torchrun or srun the pictures are shared out over the processes.
+Exit status: 0, 1 (a picture failed), 2 (nothing could start), 130 (Ctrl-C: run it again to go on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+from cp_basicsr.tools.ranks import place, take_device
+from cp_basicsr.tools.restoring_files.listing import FORMATS, InputError, Job, list_jobs
+
+if TYPE_CHECKING:
+    from logging import Logger
+
+    from cp_basicsr.restorer import Restoration, Restorer
+
+FORMAT_CHOICES = ('same', 'png', 'jpg', 'tif', 'webp', 'bmp')
+FAILED, UNUSABLE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+@dataclass
+class Tally:
+    """What has become of the pictures so far.
+
+    Attributes:
+        total: pictures of this process, those done before included.
+        before: how many were done before.
+        restored: how many have been restored.
+        megapixels: their size, before restoring.
+        seconds: time that they took, reading and writing included.
+        macs, dense_macs: MACs spent on them, and what the dense network would have.
+        failed: the reason by file.
+    """
+
+    total: int
+    before: int
+    restored: int = 0
+    megapixels: float = 0.0
+    seconds: float = 0.0
+    macs: int = 0
+    dense_macs: int = 0
+    failed: dict[Path, str] = field(default_factory=dict)
+
+    def add(self, pixels: int, restoration: Restoration) -> None:
+        """Count a restored picture of so many pixels."""
+        self.restored += 1
+        self.megapixels += pixels / 1e6
+        self.macs += restoration.macs
+        self.dense_macs += restoration.dense_macs
+
+    @property
+    def speed(self) -> str:
+        """Megapixels of the pictures given in a second."""
+        return f'{self.megapixels / self.seconds:.2f} MP/s' if self.seconds else '0 MP/s'
+
+    def summary(self) -> str:
+        """One sentence, and a line for each picture that failed."""
+        parts = [f'{self.restored} of {self.total} restored']
+        if self.restored:
+            parts[0] += (
+                f' ({self.megapixels:.1f} MP in {self.seconds:.1f} s, {self.speed}, '
+                f'{100 * self.macs / self.dense_macs:.1f} % of the dense MACs)'
+            )
+        if self.before:
+            parts.append(f'{self.before} done before (--overwrite restores them again)')
+        if self.failed:
+            parts.append(f'{len(self.failed)} failed:')
+        return '\n  '.join([', '.join(parts), *(f'{path}: {reason}' for path, reason in self.failed.items())])
+
+
+def restore_all(jobs: Sequence[Job], one: Callable[[Job], tuple[int, Restoration]], tally: Tally, label: str) -> None:
+    """Restore pictures one after the other, with a progress bar; those that fail are logged, and the rest go on.
+
+    Args:
+        jobs: the pictures.
+        one: restores one and gives its number of pixels.
+        tally: is kept up to date.
+        label: stands before the bar.
+    """
+    from basicsr.utils import get_root_logger
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    log, start = get_root_logger(), time.perf_counter()
+    with logging_redirect_tqdm([log]), tqdm(jobs, desc=label, unit='image', dynamic_ncols=True) as progress:
+        for job in progress:
+            try:
+                tally.add(*one(job))
+            except Exception as error:  # one picture's misfortune, whatever it is, must not cost the others
+                tally.failed[job.source] = f'{error}' if isinstance(error, (ValueError, OSError)) else repr(error)
+                expected = isinstance(error, (ValueError, OSError))
+                log.error(f'{job.source}: {tally.failed[job.source]}', exc_info=not expected)
+            finally:
+                tally.seconds = time.perf_counter() - start
+            progress.set_postfix_str(tally.speed)
+
+
+class FileRestorer:
+    """Restores files.
+
+    Args:
+        restorer: the network.
+        options: the command line.
+    """
+
+    def __init__(self, restorer: Restorer, options: argparse.Namespace) -> None:
+        self.restorer = restorer
+        self.how = {'budget': options.budget, 'level': options.level, 'tile': options.tile}
+
+    def __call__(self, job: Job) -> tuple[int, Restoration]:
+        """Restore one file; returns its number of pixels too.
+
+        Raises:
+            ReadError, WriteError, PictureError, BudgetError, OSError: it cannot be read, restored or written.
+        """
+        from cp_basicsr.data.files import write_whole
+        from cp_basicsr.tools.restoring_files.reading import read_picture
+        from cp_basicsr.tools.restoring_files.writing import check_form, encode
+
+        picture = read_picture(job.source)
+        form = FORMATS[job.target.suffix.lower()]
+        height, width, *channels = picture.pixels.shape
+        check_form((height * self.restorer.scale, width * self.restorer.scale, *channels), form)
+        restoration = self.restorer.restore(picture.pixels, **self.how)
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        if job.map is not None:
+            write_whole(job.map, encode(self.restorer.draw_levels(restoration), 'PNG'))
+        write_whole(job.target, encode(restoration.image, form, picture.profile))
+        return height * width, restoration
+
+
+def run(options: argparse.Namespace, stop: Callable[[str], NoReturn]) -> int:
+    """Restore what a command line asks for; ``stop`` ends the program with a message. Returns the exit status."""
+    rank, world = place()
+    try:
+        suffix = None if options.format == 'same' else f'.{options.format}'
+        own = list_jobs(options.inputs, options.output, suffix, options.map)[rank::world]
+    except InputError as error:
+        stop(str(error))
+    jobs = [job for job in own if options.overwrite or not job.is_done()]
+    tally = Tally(len(own), len(own) - len(jobs))
+    log = _log()
+    label = f'rank {rank} of {world}' if world > 1 else 'restored'
+    try:
+        if jobs:
+            restore_all(jobs, FileRestorer(_load(options, stop), options), tally, label)
+    except KeyboardInterrupt:
+        log.warning(f'Interrupted; {tally.summary()}\nRun the same command again to go on.')
+        return INTERRUPTED
+    log.info(f'Rank {rank} of {world}: {tally.summary()}' if world > 1 else tally.summary())
+    return FAILED if tally.failed else 0
+
+
+def _load(options: argparse.Namespace, stop: Callable[[str], NoReturn]) -> Restorer:
+    from cp_basicsr.restorer import load
+
+    take_device()
+    try:
+        restorer = load(options.model, memory=options.memory)
+        restorer.check(restorer.choice(options.budget, options.level, options.tile), '--budget')
+    except ValueError as error:
+        stop(str(error))
+    return restorer
+
+
+def _log() -> Logger:
+    from cp_basicsr import autoload
+
+    autoload.activate()
+    from basicsr.utils import get_root_logger
+
+    log = get_root_logger()
+    log.setLevel('INFO')
+    return log
+
+
+def _tile(text: str) -> int | None | Literal['trained']:
+    if text in ('none', 'trained'):
+        return None if text == 'none' else 'trained'
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of: a number of pixels, 'none', 'trained'")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='cp-restore', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='files, folders or quoted globs')
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='OUT', help='folder, or one file')
+    parser.add_argument('--model', required=True, metavar='CKPT', help='checkpoint, or the name of a shipped one')
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument('--budget', type=float, metavar='B', help='share of the dense MACs; default: as trained')
+    amount.add_argument('--level', type=int, metavar='N', help='one level: 0 the sparsest, -1 the densest')
+    parser.add_argument(
+        '--tile',
+        type=_tile,
+        default='trained',
+        metavar='N',
+        help="pixels routed as one, or 'none'; default: trained",
+    )
+    parser.add_argument('--map', action='store_true', help='also write NAME_levels.png, the level map over the picture')
+    parser.add_argument(
+        '--format',
+        choices=FORMAT_CHOICES,
+        default='same',
+        help="of the restored files; 'same' (default): each picture's",
+    )
+    parser.add_argument('--overwrite', action='store_true', help='restore what is done already, too')
+    parser.add_argument(
+        '--memory',
+        type=float,
+        default=4.0,
+        metavar='GIB',
+        help='working limit, default 4; large pictures run in strips',
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    # A batch system's time limit: as an exception, so that a half-written file is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        sys.exit(run(options, lambda message: parser.exit(UNUSABLE, f'{parser.prog}: error: {message}\n')))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == '__main__':
+    main()
