@@ -8,6 +8,7 @@ README = ROOT / 'README.md'
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / 'cp_basicsr/__init__.py').read_text(encoding='utf-8'), re.M)[1]
 # ONNX files and their check, safetensors files, and the loader of the graphical programs that open what we export.
 EXPORT = ['onnx>=1.17', 'onnxscript>=0.5', 'onnxruntime>=1.20', 'safetensors>=0.4', 'spandrel>=0.4']
+TOOLS = ('restore', 'export', 'profile', 'benchmark', 'leaderboard')
 
 setup(
     name='cp-basicsr',
@@ -40,6 +41,8 @@ setup(
         'matplotlib>=3.8,<4',
         'pyyaml>=6.0',
         'tqdm>=4.60',
+        'pillow>=10.1',
+        'tifffile>=2023.7',
         # LLVM in the process: the engine's assembler and the loops around its code.
         'llvmlite>=0.44,<1',
         # basicsr imports distutils, which Python 3.12 takes from setuptools; from 70.1 on that needs no wheel package.
@@ -52,5 +55,12 @@ setup(
         # ruff's formatting differs from one minor version to the next.
         'test': ['pytest>=7.4', 'hypothesis>=6.90', 'ruff>=0.17,<0.18', *EXPORT],
     },
-    entry_points={'torch.backends': ['cp_basicsr = cp_basicsr.autoload:install']},
+    entry_points={
+        'torch.backends': ['cp_basicsr = cp_basicsr.autoload:install'],
+        'console_scripts': [
+            'cp-train = cp_basicsr.train:main',
+            'cp-test = cp_basicsr.test:main',
+            *(f'cp-{tool} = cp_basicsr.tools.{tool}:main' for tool in TOOLS),
+        ],
+    },
 )

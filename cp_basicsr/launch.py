@@ -8,17 +8,23 @@ import yaml
 from cp_basicsr.autoload import activate
 
 
-def prepare() -> None:
+def prepare(description: str) -> None:
     """Check the option file named on the command line and import BasicSR with our types registered.
+
+    Args:
+        description: what ``--help`` says above BasicSR's own arguments, which are read by BasicSR afterwards.
 
     Raises:
         SystemExit: if the option file cannot be read or is not a YAML mapping; the message names it and says why.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument('-opt', type=Path)
-    option_file = parser.parse_known_args()[0].opt
-    if option_file is not None:  # BasicSR's own parser asks for it
-        check_option_file(option_file)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('-opt', type=Path, required=True, metavar='FILE', help='option file (YAML)')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), help='what started several processes')
+    parser.add_argument('--auto_resume', action='store_true', help='go on from the last training state')
+    parser.add_argument('--debug', action='store_true', help='validate and log every few iterations')
+    parser.add_argument('--local_rank', type=int, metavar='N', help='set by older launchers')
+    parser.add_argument('--force_yml', nargs='+', metavar='KEY=VALUE', help='change options: train:ema_decay=0.999')
+    check_option_file(parser.parse_known_args()[0].opt)
     activate()
 
 

@@ -1,6 +1,8 @@
-"""`python -m cp_basicsr.test`: `basicsr/test.py` from any folder, writing below the working directory.
+"""Test as an option file says: `basicsr/test.py` from any folder, writing below the working directory.
 
-Takes BasicSR's own arguments: -opt, --launcher, --auto_resume, --debug, --local_rank, --force_yml.
+    cp-test -opt options/test_cp_edsr.yml
+
+Takes BasicSR's own arguments. `python -m cp_basicsr.test` is the same.
 """
 
 import os
@@ -10,7 +12,7 @@ from cp_basicsr import launch
 
 def main() -> None:
     """Test as the option file says."""
-    launch.prepare()
+    launch.prepare(__doc__)
     from basicsr.test import test_pipeline
 
     test_pipeline(os.getcwd())

@@ -1,6 +1,9 @@
-"""`python -m cp_basicsr.train`: `basicsr/train.py` from any folder, writing below the working directory.
+"""Train as an option file says: `basicsr/train.py` from any folder, writing below the working directory.
 
-Takes BasicSR's own arguments: -opt, --launcher, --auto_resume, --debug, --local_rank, --force_yml.
+    cp-train -opt options/train_cp_edsr.yml
+    torchrun --nproc-per-node 2 -m cp_basicsr.train -opt options/train_cp_edsr.yml --launcher pytorch
+
+Takes BasicSR's own arguments. `python -m cp_basicsr.train` is the same.
 """
 
 import os
@@ -13,7 +16,7 @@ autoload.install()
 
 def main() -> None:
     """Train as the option file says."""
-    launch.prepare()
+    launch.prepare(__doc__)
     from basicsr.train import train_pipeline
 
     train_pipeline(os.getcwd())
