@@ -71,13 +71,25 @@ def _geometry(module: PrunableLayer) -> Convolution | None:
 
 def _why_not(module: nn.Module, geometry: Convolution | None) -> str | None:
     if geometry is None:
-        return f'{type(module).__name__} is no plain two-dimensional convolution'
+        return _unusual(module)
     if geometry.stride not in ((1, 1), (2, 2)):
         return f'stride {geometry.stride}'
     parameter = next(module.parameters())
     if parameter.device.type != 'cpu' or parameter.dtype != torch.float32:
         return f'{parameter.dtype} on {parameter.device}'
     return None
+
+
+def _unusual(module: nn.Module) -> str:
+    if not isinstance(module, nn.Conv2d):
+        return f'{type(module).__name__} is no two-dimensional convolution'
+    if module.groups != 1:
+        return f'{module.groups} groups'
+    return f'dilation {module.dilation}' if module.dilation != (1, 1) else f'padding {_padding(module)!r}'
+
+
+def _padding(module: nn.Conv2d) -> str:
+    return module.padding if isinstance(module.padding, str) else module.padding_mode
 
 
 def _as_kernel(weight: Tensor, bias: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -21,13 +21,17 @@ def processor_sets() -> tuple[str, ...]:
     """Instruction sets of this processor that the engine makes code for, the best first.
 
     Raises:
-        EngineUnavailableError: another architecture or operating system, or neither AVX-512F nor AVX2 with FMA.
+        EngineUnavailableError: another architecture or operating system, neither AVX-512F nor AVX2 with FMA, or an
+            llvmlite that cannot be imported.
     """
     if platform.machine().lower() not in ('x86_64', 'amd64'):
         raise EngineUnavailableError(f'the processor is {platform.machine() or "unknown"}, code is made for x86-64')
     if os.name != 'posix':
         raise EngineUnavailableError(f'code follows the calling convention of Linux and macOS, this is {os.name}')
-    from llvmlite import binding
+    try:
+        from llvmlite import binding
+    except (ImportError, OSError) as error:  # OSError: its library is there and does not load
+        raise EngineUnavailableError(f'llvmlite cannot be imported ({error})') from error
 
     features = binding.get_host_cpu_features()
     sets = tuple(name for name, needed in NEEDED_FEATURES.items() if all(features.get(key) for key in needed))

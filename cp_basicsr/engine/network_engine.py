@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,18 @@ from cp_basicsr.precision import DEFAULT_PRECISION, computing_in
 from cp_basicsr.sparsity import Route, UniformRoute, prunable_layers, routed
 
 from .accelerator import DEVICES, Accelerator
-from .compiled_network import CompiledNetwork, compile_layers
-from .fusion import fused
 from .host import EngineUnavailableError, chosen_set
 from .parameter_state import parameter_state
 
+if TYPE_CHECKING:
+    # Where llvmlite is missing there is no compiled network; networks then run in PyTorch.
+    from .compiled_network import CompiledNetwork
+
 SAME = 1e-4  # of the largest output: how far a traced network may be from the untraced one
+
+
+def nothing_special(base: nn.Module) -> None:
+    """No program is made for ``base`` by hand."""
 
 
 class NetworkEngine:
@@ -38,7 +44,7 @@ class NetworkEngine:
         multiple: int,
         leaf_functions: Iterable[Callable],
         say: Callable[[str], None],
-        special: Callable[[nn.Module], Callable[[Tensor], Tensor] | None] = lambda _: None,
+        special: Callable[[nn.Module], Callable[[Tensor], Tensor] | None] = nothing_special,
     ) -> None:
         self.multiple = multiple
         self.leaf_functions = tuple(leaf_functions)
@@ -98,10 +104,10 @@ class NetworkEngine:
                 self._state = state
 
     def _compile(self, base: nn.Module, x: Tensor, name: str) -> None:
-        try:
-            from .instructions import instruction_set
-        except ImportError as error:
-            raise EngineUnavailableError(f'llvmlite cannot be imported ({error})') from error
+        from .compiled_network import compile_layers
+        from .fusion import fused
+        from .instructions import instruction_set
+
         instructions = instruction_set(name)
         program, dense, why = self.special(base) or base, [], None
         if x.dim() == 4 and program is base:
