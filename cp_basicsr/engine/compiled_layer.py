@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import threads
 from .geometry import Scratch
-from .instructions import FLOAT, InstructionSet
+from .instructions import FLOAT, PIXELS, InstructionSet
 from .job import PLANE, Activation, Job, LevelCode
 from .kernel import Kernel, kernel_of
 from .memory import ROOM, empty_map
@@ -47,11 +47,13 @@ class _Level:
         self.kernel: Kernel = kernel_of(mask, scratch, isa)
         self.weights = self.kernel.pack(weight)
         self.bias = bias
-        blocks = len(self.kernel.entries)
-        self.entries = (ctypes.c_void_p * blocks)(*self.kernel.entries)
+        count = len(self.kernel.entries)
+        self.entries = (ctypes.c_void_p * count)(*self.kernel.entries)
         base = self.weights.ctypes.data
-        self.values = (ctypes.c_void_p * blocks)(*(base + 4 * start for start in self.kernel.starts))
-        self.code = LevelCode(ctypes.addressof(self.entries), ctypes.addressof(self.values), bias.ctypes.data)
+        self.values = (ctypes.c_void_p * count)(*(base + 4 * start for start in self.kernel.starts))
+        self.code = LevelCode(
+            ctypes.addressof(self.entries), ctypes.addressof(self.values), bias.ctypes.data, self.kernel.parts
+        )
 
 
 class CompiledLayer:
@@ -79,6 +81,7 @@ class CompiledLayer:
         self.stride = stride
         self.padding = padding
         self.block = instructions.outputs
+        self.rows_at_once = instructions.rows
         self.scratch = Scratch.fitting(self.in_width, self.kernel, stride)
         self._levels = [
             _Level(
@@ -104,13 +107,17 @@ class CompiledLayer:
             for size, pad, kernel in zip((height, width), self.padding, self.kernel, strict=True)
         )
 
-    def run(self, x: Tensor | Sequence[Tensor], schedule: Schedule, epilogue: Epilogue = PLAIN) -> Tensor:
+    def run(
+        self, x: Tensor | Sequence[Tensor], schedule: Schedule, epilogue: Epilogue = PLAIN, upwards: bool = False
+    ) -> Tensor:
         """Outputs ``[B, out, h, w]``, shuffled if so asked, float32; rows may lie further apart than they are wide.
 
         Args:
             x: float32 ``[B, in, H, W]``, any strides; several maps stand for their concatenation along the channels.
             schedule: made for the output's size and this layer's scratch.
             epilogue: what is done while the outputs are stored.
+            upwards: begin at the lower end of the images, as is best after a layer that began at the upper end: what it
+                computed last is still in the cache.
         """
         parts = [_with_adjacent_columns(part) for part in ([x] if isinstance(x, Tensor) else x)]
         images, _, height, width = parts[0].shape
@@ -145,13 +152,16 @@ class CompiledLayer:
             scratch_phase=self.scratch.phase,
             scratch_row=self.scratch.row,
             scratch_plane=self.scratch.plane,
+            sums=self.scratch.floats,
             block=self.block,
+            rows_at_once=self.rows_at_once,
             levels=ctypes.addressof(self._codes),
             bands=schedule.bands.ctypes.data,
             band_count=len(schedule.bands),
             segments=schedule.segments.ctypes.data,
+            upwards=upwards,
         )
-        threads.run(job, self.scratch.floats)
+        threads.run(job, self.scratch.floats + self.scratch.positions * self.block * PIXELS)
         return output
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from cp_basicsr.sparsity import PrunableLayer, active_route
 
 from .compiled_layer import PLAIN, Epilogue
-from .driver import SHUFFLES
 from .job import Activation
+from .storing import SHUFFLES
 
 
 class FusedLayer(nn.Module):

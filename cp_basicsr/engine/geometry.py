@@ -14,9 +14,8 @@ import numpy as np
 from .instructions import FLOAT, PIXELS
 
 SCRATCH_LIMIT = 512 * 1024  # bytes: half of the smallest second-level cache among processors with AVX-512
-# Rows and vectors of a strip, the largest first. Kernels of 64 channels run 8 x 8 at 95 to 99 % of the peak rate of a
-# Zen 4 core at densities from 1/4 to 1, and 8 x 2 (two tiles of 16 pixels between others) at 88 to 96 %.
-STRIPS = ((8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (1, 2), (1, 1))
+# Rows and vectors of a strip, the largest first. Rows are even: some kernels compute two at once.
+STRIPS = ((8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1))
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,11 @@ class Scratch:
     def floats(self) -> int:
         """Floats in all."""
         return self.channels * self.plane
+
+    @property
+    def positions(self) -> int:
+        """Vectors of outputs in a strip, for each channel."""
+        return self.rows * self.vectors
 
     def offset(self, channel: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """Floats from the input of an output pixel's first tap to that of another tap."""

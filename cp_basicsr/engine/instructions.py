@@ -15,28 +15,42 @@ from .machine_code import assemble
 
 PIXELS = 16  # outputs along a row that one pass of a kernel computes, in every instruction set
 FLOAT = 4  # bytes
+# A displacement that needs four bytes, and one that needs a byte; both are overwritten.
+FAR, NEAR = 0x12345678, 4
 
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """Forms of the instructions, with ``%rdi`` the input, ``%rsi`` the weights and ``%rdx`` the sums.
+    """Forms of the instructions, with ``%rdi`` the input, ``%rsi`` the weights, ``%rdx`` the sums, ``%rcx`` a count.
+
+    A kernel computes ``rows`` neighbouring rows of :data:`PIXELS` outputs for ``outputs`` channels at once. Each weight
+    is loaded once for all of its pixels: one load for two multiply-adds. (A multiply-add that takes its weight from
+    memory needs a load each, which Zen 5 and Ice Lake cannot do at the rate of their multiply-adds.)
 
     Attributes:
         name: 'avx512' or 'avx2'.
+        rows: output rows that are computed at once.
         outputs: output channels whose sums fit into the registers at once.
         slots: input vectors of :data:`PIXELS` values that are held at once.
         load: uint8 ``[slots, bytes]``: input -> slot, with displacements of four bytes at ``load_displacements``.
         load_displacements: byte position within the form and what is added to the displacement there.
-        multiply: uint8 ``[slots, outputs, bytes]``: sum of an output += slot * weight, with a displacement of one byte
-            at ``multiply_displacement``.
+        multiply: uint8 ``[slots, slots, outputs, bytes]``: the sums of an output += slots of its rows * weight, with a
+            displacement of one byte at ``multiply_displacement``. With one row, the second axis has length 1.
+        multiply_displacement: byte position within the form.
         displacement_unit: bytes that one step of that one-byte displacement stands for.
+        load_cost, multiply_cost: instructions of a form.
         advance: moves ``%rsi`` on by ``window`` weights.
         window: weights that the one-byte displacement reaches, -128 to 127 units.
         begin: for each number of outputs, sums = 0 and ``%rsi`` to the middle of its first window.
-        end: for each number of outputs, sums -> memory, return.
+        resume: the same with sums = memory.
+        store: for each number of outputs, sums -> memory ``[rows, outputs, PIXELS]``.
+        repeat: ``%rsi`` back by a displacement of four bytes at ``rewind``; input and sums on to the next pixels; to
+            the beginning, a distance of four bytes at ``back``, until the count is used up; return.
+        rewind, back: byte positions within ``repeat``.
     """
 
     name: str
+    rows: int
     outputs: int
     slots: int
     load: np.ndarray
@@ -44,10 +58,16 @@ class InstructionSet:
     multiply: np.ndarray
     multiply_displacement: int
     displacement_unit: int
+    load_cost: int
+    multiply_cost: int
     advance: np.ndarray
     window: int
     begin: tuple[np.ndarray, ...]
-    end: tuple[np.ndarray, ...]
+    resume: tuple[np.ndarray, ...]
+    store: tuple[np.ndarray, ...]
+    repeat: np.ndarray
+    rewind: int
+    back: int
 
 
 def _code(lines: list[str]) -> np.ndarray:
@@ -59,66 +79,79 @@ def _forms(lines: list[list[str]]) -> np.ndarray:
     return _code([line for form in lines for line in form]).reshape(len(lines), -1)
 
 
-def _frame(outputs: int, middle: int, clear: list[list[str]], store: list[list[str]]) -> dict[str, tuple]:
-    counts = range(outputs + 1)
+def _frame(middle: int, registers: list[list[str]], places: list[list[int]]) -> dict[str, object]:
+    """What stands around the taps; ``registers[o]`` hold the sums of output ``o``, to be stored at ``places[o]``."""
+    start = [f'addq ${middle},%rsi']
+    clear, fetch, store = [], [], []
+    for names, offsets in zip(registers, places, strict=True):
+        xor = 'vpxord' if names[0].startswith('%zmm') else 'vpxor'
+        clear.append([f'{xor} {r},{r},{r}' for r in names])
+        fetch.append([f'vmovups {at}(%rdx),{r}' for r, at in zip(names, offsets, strict=True)])
+        store.append([f'vmovups {r},{at}(%rdx)' for r, at in zip(names, offsets, strict=True)])
+    counts = range(len(registers) + 1)
+    pixels = FLOAT * PIXELS * len(registers) * (len(registers[0]) if registers[0][0].startswith('%zmm') else 1)
+    rewind, step = [f'subq ${FAR},%rsi'], [f'addq ${FLOAT * PIXELS},%rdi', f'addq ${pixels},%rdx', 'decq %rcx']
+    jump = _code([*rewind, *step, f'jnz .-{FAR}'])
     return {
-        'begin': tuple(_code([f'addq ${middle},%rsi'] + sum(clear[:n], [])) for n in counts),
-        'end': tuple(_code(sum(store[:n], []) + ['vzeroupper', 'ret']) for n in counts),
+        'begin': tuple(_code(start + sum(clear[:n], [])) for n in counts),
+        'resume': tuple(_code(start + sum(fetch[:n], [])) for n in counts),
+        'store': tuple(_code(sum(store[:n], [])) if n else np.empty(0, np.uint8) for n in counts),
+        'repeat': np.concatenate([jump, _code(['vzeroupper', 'ret'])]),
+        'rewind': len(_code(rewind)) - 4,
+        'back': len(jump) - 4,
     }
 
 
-# A displacement that needs four bytes, and one that needs a byte; both are overwritten.
-FAR, NEAR = 0x12345678, 4
-
-
 def _avx512() -> InstructionSet:
-    outputs, slots = 24, 8
-    slot = [f'%zmm{outputs + index}' for index in range(slots)]
-    multiply = [[f'vfmadd231ps {NEAR}(%rsi){{1to16}},{x},%zmm{o}'] for x in slot for o in range(outputs)]
+    rows, outputs, slots = 2, 12, 7
+    sums = [[f'%zmm{rows * o + h}' for h in range(rows)] for o in range(outputs)]
+    slot = [f'%zmm{rows * outputs + index}' for index in range(slots)]
+    multiply = [
+        [f'vbroadcastss {NEAR}(%rsi),%zmm31', f'vfmadd231ps {x},%zmm31,{upper}', f'vfmadd231ps {y},%zmm31,{lower}']
+        for x in slot
+        for y in slot
+        for upper, lower in sums
+    ]
     return InstructionSet(
         name='avx512',
+        rows=rows,
         outputs=outputs,
         slots=slots,
         load=_forms([[f'vmovups {FAR}(%rdi),{x}'] for x in slot]),
         load_displacements=((6, 0),),
-        multiply=_forms(multiply).reshape(slots, outputs, -1),
+        multiply=_forms(multiply).reshape(slots, slots, outputs, -1),
         multiply_displacement=6,
         displacement_unit=FLOAT,
+        load_cost=1,
+        multiply_cost=3,
         advance=_code(['addq $1024,%rsi']),
         window=256,
-        **_frame(
-            outputs,
-            512,
-            [[f'vpxord %zmm{o},%zmm{o},%zmm{o}'] for o in range(outputs)],
-            [[f'vmovups %zmm{o},{64 * o}(%rdx)'] for o in range(outputs)],
-        ),
+        **_frame(512, sums, [[64 * (outputs * h + o) for h in range(rows)] for o in range(outputs)]),
     )
 
 
 def _avx2() -> InstructionSet:
-    # Two vectors of 8 pixels for each sum, so that a broadcast weight serves two multiply-adds.
     outputs = 6
+    sums = [[f'%ymm{2 * o + half}' for half in (0, 1)] for o in range(outputs)]
     multiply = [
-        [f'vbroadcastss {NEAR}(%rsi),%ymm14'] + [f'vfmadd231ps %ymm14,%ymm1{2 + h},%ymm{2 * o + h}' for h in (0, 1)]
-        for o in range(outputs)
+        [f'vbroadcastss {NEAR}(%rsi),%ymm14'] + [f'vfmadd231ps %ymm14,%ymm1{2 + half},{r[half]}' for half in (0, 1)]
+        for r in sums
     ]
     return InstructionSet(
         name='avx2',
+        rows=1,
         outputs=outputs,
         slots=1,
         load=_forms([[f'vmovups {FAR}(%rdi),%ymm12', f'vmovups {FAR}(%rdi),%ymm13']]),
         load_displacements=((4, 0), (12, 32)),
-        multiply=_forms(multiply).reshape(1, outputs, -1),
+        multiply=_forms(multiply).reshape(1, 1, outputs, -1),
         multiply_displacement=5,
         displacement_unit=1,
+        load_cost=2,
+        multiply_cost=3,
         advance=_code(['addq $256,%rsi']),
         window=64,
-        **_frame(
-            outputs,
-            128,
-            [[f'vxorps %ymm{2 * o + h},%ymm{2 * o + h},%ymm{2 * o + h}' for h in (0, 1)] for o in range(outputs)],
-            [[f'vmovups %ymm{2 * o + h},{64 * o + 32 * h}(%rdx)' for h in (0, 1)] for o in range(outputs)],
-        ),
+        **_frame(128, sums, [[64 * o + 32 * half for half in (0, 1)] for o in range(outputs)]),
     )
 
 

@@ -9,9 +9,14 @@ from contextlib import contextmanager
 import numpy as np
 from llvmlite import ir
 
+from .instructions import PIXELS
+
 I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 F32 = ir.FloatType()
 POINTER = ir.PointerType()
+VECTOR = ir.VectorType(F32, PIXELS)
+LANES = ir.VectorType(I64, PIXELS)
+ZEROS = ir.Constant(VECTOR, [0.0] * PIXELS)
 _CTYPES = {
     ctypes.c_void_p: POINTER,
     ctypes.c_int64: I64,
@@ -51,6 +56,28 @@ class Builder(ir.IRBuilder):
             value = self.mul(*term) if isinstance(term, tuple) else term
             result = value if result is None else self.add(result, value)
         return result
+
+    def minimum(self, first: ir.Value, second: ir.Value) -> ir.Value:
+        """The smaller of two signed integers."""
+        return self.select(self.icmp_signed('<', first, second), first, second)
+
+    def maximum(self, first: ir.Value, second: ir.Value) -> ir.Value:
+        """The larger of two signed integers."""
+        return self.select(self.icmp_signed('>', first, second), first, second)
+
+    def rounded_up(self, value: ir.Value, divisor: ir.Value) -> ir.Value:
+        """A quotient of integers that are not negative, rounded up."""
+        return self.sdiv(self.sub(self.add(value, divisor), i64(1)), divisor)
+
+    def intrinsic(self, name: str, kind: ir.FunctionType) -> ir.Function:
+        """One of LLVM's own functions."""
+        return self.module.globals.get(name) or ir.Function(self.module, kind, name)
+
+    def prefetch(self, pointer: ir.Value, write: bool) -> None:
+        """Ask for a cache line, to read or to ``write`` it."""
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+        nearest, data = 3, 1
+        self.call(self.intrinsic('llvm.prefetch.p0', kind), [pointer, I32(int(write)), I32(nearest), I32(data)])
 
     def at(self, pointer: ir.Value, index: ir.Value, kind: ir.Type = F32) -> ir.Value:
         """Address of an element."""

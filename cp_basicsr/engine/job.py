@@ -22,8 +22,10 @@ class Job(ctypes.Structure):
     ``planes`` points at :data:`PLANE` of each channel of each image: they may lie in several feature maps, so that a
     concatenation along the channels need not be made. ``levels`` points at :class:`LevelCode` of each level, ``bands``
     and ``segments`` at the tables of :mod:`cp_basicsr.engine.schedule`. Strides of output and residual are those after
-    PixelShuffle by ``shuffle``.
-    ``next_band`` is the next band that no thread has taken yet.
+    PixelShuffle by ``shuffle``. ``sums`` is where in a thread's scratch memory, in floats, the sums of a strip
+    are kept.
+    ``upwards`` (0 or 1) takes the bands from the last to the first. ``next_band`` is the next band that no thread has
+    taken yet.
     """
 
     _fields_ = [
@@ -52,19 +54,27 @@ class Job(ctypes.Structure):
         ('scratch_phase', ctypes.c_int64),
         ('scratch_row', ctypes.c_int64),
         ('scratch_plane', ctypes.c_int64),
+        ('sums', ctypes.c_int64),
         ('block', ctypes.c_int64),
+        ('rows_at_once', ctypes.c_int64),
         ('levels', ctypes.c_void_p),
         ('bands', ctypes.c_void_p),
         ('band_count', ctypes.c_int64),
         ('segments', ctypes.c_void_p),
+        ('upwards', ctypes.c_int64),
         ('next_band', ctypes.c_int64),
     ]
 
 
 class LevelCode(ctypes.Structure):
-    """One level of a layer: ``entries`` and ``weights`` point at one pointer for each block of outputs."""
+    """One level of a layer: ``entries`` and ``weights`` point at one pointer for each part of each block of outputs."""
 
-    _fields_ = [('entries', ctypes.c_void_p), ('weights', ctypes.c_void_p), ('bias', ctypes.c_void_p)]
+    _fields_ = [
+        ('entries', ctypes.c_void_p),
+        ('weights', ctypes.c_void_p),
+        ('bias', ctypes.c_void_p),
+        ('parts', ctypes.c_int64),
+    ]
 
 
 # Where a channel of an image begins, in bytes, and the floats from one of its rows to the next.

@@ -34,6 +34,14 @@ class LevelLayer(nn.Module):
         return self._layer[0].run_with(x, self.weight, self.bias)
 
 
+class SemiStructuredLayer(LevelLayer):
+    """A Linear with 2:4 semi-structured weights, whose kernels take contiguous tokens of their own type only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype).contiguous())
+
+
 class LevelLayers:
     """The layers of one network in one precision, each level made when it is first needed.
 
@@ -71,15 +79,17 @@ class LevelLayers:
         if weight.dim() == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
         if isinstance(layer, NMLinear) and weight.is_cuda and fits(weight):
-            weight = self._quicker(layer, weight)
+            with torch.cuda.device(weight.device):
+                return self._quicker(layer, weight, bias)
         return LevelLayer(layer, weight, bias)
 
-    def _quicker(self, layer: PrunableLayer, weight: Tensor) -> Tensor:
+    def _quicker(self, layer: NMLinear, weight: Tensor, bias: Tensor | None) -> LevelLayer:
         try:
             chosen = quicker_weight(weight, self.seconds)
         except RuntimeError as error:
             self.say(f'Linear layers run with dense masked weights: 2:4 semi-structured ones cannot be had ({error}).')
-            return weight
-        if chosen is not weight:
-            self.semi_structured.add(layer.layer_name)
-        return chosen
+            chosen = weight
+        if chosen is weight:
+            return LevelLayer(layer, weight, bias)
+        self.semi_structured.add(layer.layer_name)
+        return SemiStructuredLayer(layer, chosen, bias)

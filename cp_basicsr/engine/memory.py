@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .driver import SHUFFLES
 from .instructions import FLOAT, PIXELS
+from .storing import SHUFFLES
 
 LINE = 64  # bytes of a cache line
 ROOM = PIXELS * max(SHUFFLES)  # floats that the last vector of a row may reach over its end

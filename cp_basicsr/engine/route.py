@@ -32,6 +32,7 @@ class EngineRoute(Route):
         self.positions = route.positions
         self.compiled = compiled
         self._schedules: dict[Hashable, Schedule] = {}
+        self._upwards = False
 
     def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
         return self.run_with(layer, x, PLAIN)
@@ -59,10 +60,17 @@ class EngineRoute(Route):
         schedule = self._schedule(module, layer, shape, shape)
         after = self.compiled.activations.get(module)
         if after is not None:
-            return applied(epilogue, after(layer.run(parts, schedule)))
+            return applied(epilogue, after(self._compute(layer, parts, schedule)))
         if epilogue.residual is not None and not _same_shape(epilogue.residual, shape, epilogue.shuffle):
-            return applied(epilogue, layer.run(parts, schedule))
-        return layer.run(parts, schedule, epilogue)
+            return applied(epilogue, self._compute(layer, parts, schedule))
+        return self._compute(layer, parts, schedule, epilogue)
+
+    def _compute(
+        self, layer: CompiledLayer, x: Tensor | Sequence[Tensor], schedule: Schedule, epilogue: Epilogue = PLAIN
+    ) -> Tensor:
+        """Run a layer in the direction opposite to the last one's: what that computed last is still in the cache."""
+        self._upwards = not self._upwards
+        return layer.run(x, schedule, epilogue, self._upwards)
 
     def run_pixels(self, module: NMLinear, x: Tensor, epilogue: Epilogue = PLAIN) -> Tensor:
         """A compiled Linear on every pixel of a map that spans the image: ``[B, in, H, W]`` -> ``[B, out, H, W]``.
@@ -71,7 +79,7 @@ class EngineRoute(Route):
         """
         layer = self.compiled.layers[module]
         shape = (x.shape[0], layer.out_width, *x.shape[2:])
-        return layer.run(x, self._schedule(module, layer, shape, shape, ImagePlacement()), epilogue)
+        return self._compute(layer, x, self._schedule(module, layer, shape, shape, ImagePlacement()), epilogue)
 
     def _run_tokens(self, module: NMLinear, layer: CompiledLayer, x: Tensor, epilogue: Epilogue) -> Tensor:
         """Tokens ``[..., C]`` as the pixels of one map."""
@@ -80,7 +88,7 @@ class EngineRoute(Route):
         pixels = (1, layer.out_width, tokens // columns, columns)
         shape = (*x.shape[:-1], layer.out_width)
         feature_map = x.reshape(tokens, layer.in_width).T.contiguous().view(1, layer.in_width, *pixels[2:])
-        output = layer.run(feature_map, self._schedule(module, layer, shape, pixels))
+        output = self._compute(layer, feature_map, self._schedule(module, layer, shape, pixels))
         return applied(epilogue, output.reshape(layer.out_width, tokens).T.reshape(shape))
 
     def _schedule(

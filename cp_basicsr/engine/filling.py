@@ -1,0 +1,105 @@
+"""Code that copies the inputs of a segment into a thread's scratch memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from .instructions import PIXELS
+from .ir import F32, I1, I32, I64, LANES, POINTER, VECTOR, ZEROS, Builder, i64
+from .job import PLANE
+
+BITS = ir.IntType(PIXELS)  # a mask of one vector
+MOST_VECTORS = 64  # in a row of scratch memory
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What a segment reads of an image: ``rows`` rows from ``top``, and vectors of columns from ``left``."""
+
+    image: ir.Value
+    top: ir.Value
+    left: ir.Value
+    rows: ir.Value
+    vectors: ir.Value
+
+
+class Filling:
+    """Writes the code with ``builder``, for a job of ``fields`` and a thread's ``scratch``."""
+
+    def __init__(self, builder: Builder, fields: dict[str, ir.Value], scratch: ir.Value) -> None:
+        self.b, self.fields, self.scratch = builder, fields, scratch
+        self.masks = builder.alloca(BITS, size=i64(MOST_VECTORS))
+
+    def _window(self, segment: dict[str, ir.Value]) -> _Window:
+        b, f = self.b, self.fields
+        reach = b.sdiv(b.sub(b.add(f['kernel_columns'], f['stride']), i64(1)), f['stride'])
+        return _Window(
+            segment['image'],
+            b.sub(b.mul(segment['y'], f['stride']), f['pad_rows']),
+            b.sub(b.mul(segment['x'], f['stride']), f['pad_columns']),
+            b.total((b.sub(segment['rows'], i64(1)), f['stride']), f['kernel_rows']),
+            b.add(segment['vectors'], b.sdiv(b.add(reach, i64(PIXELS - 2)), i64(PIXELS))),
+        )
+
+    def _plane(self, image: ir.Value, channel: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Address of a channel of an image, and the floats from one of its rows to the next."""
+        b, f = self.b, self.fields
+        entry = b.at(
+            f['planes'], b.total((b.total((image, f['channels']), channel), i64(PLANE.itemsize))), ir.IntType(8)
+        )
+        return b.element(entry, i64(0), POINTER), b.element(entry, i64(1), I64)
+
+    def fill(self, segment: dict[str, ir.Value]) -> None:
+        """Copy a segment's inputs into scratch, zeros where they lie outside of the image."""
+        b, f = self.b, self.fields
+        window = self._window(segment)
+        with b.loop(window.vectors) as v:
+            lanes = b.add(
+                b.splat(b.total(window.left, (v, i64(PIXELS))), LANES), ir.Constant(LANES, list(range(PIXELS)))
+            )
+            inside = b.icmp_unsigned('<', lanes, b.splat(f['width'], LANES))
+            b.store(b.bitcast(inside, BITS), b.at(self.masks, v, BITS))
+        with b.loop(f['channels']) as channel:
+            plane, pitch = self._plane(window.image, channel)
+            target_plane = b.at(self.scratch, b.mul(channel, f['scratch_plane']))
+            with b.loop(window.rows) as row:
+                target = b.at(target_plane, b.mul(row, f['scratch_row']))
+                y = b.add(window.top, row)
+                with b.if_else(b.icmp_unsigned('<', y, f['height'])) as (copy, clear):
+                    with copy:
+                        source = b.at(plane, b.mul(y, pitch))
+                        with b.if_else(b.icmp_signed('==', f['stride'], i64(1))) as (unit, strided):
+                            with unit:
+                                self._copy_row(source, target, window)
+                            with strided:
+                                self._deal_out_row(source, target, window)
+                    with clear, b.loop(f['stride']) as phase, b.loop(window.vectors) as v:
+                        place = b.total((phase, f['scratch_phase']), (v, i64(PIXELS)))
+                        b.put_vector(ZEROS, b.at(target, place))
+
+    def _copy_row(self, source: ir.Value, target: ir.Value, window: _Window) -> None:
+        """One input row; all vectors by the same instructions: branches would be guessed wrong at the borders."""
+        b = self.b
+        with b.loop(window.vectors) as v:
+            shift = b.mul(v, i64(PIXELS))
+            inside = b.bitcast(b.load(b.at(self.masks, v, BITS), typ=BITS), ir.VectorType(I1, PIXELS))
+            b.put_vector(self._masked_load(b.at(source, b.add(window.left, shift)), inside), b.at(target, shift))
+
+    def _deal_out_row(self, source: ir.Value, target: ir.Value, window: _Window) -> None:
+        """One input row of a strided layer, its columns dealt out to the phases."""
+        b, f = self.b, self.fields
+        with b.loop(f['stride']) as phase, b.loop(b.mul(window.vectors, i64(PIXELS))) as step:
+            column = b.total(window.left, phase, (step, f['stride']))
+            place = b.at(target, b.total((phase, f['scratch_phase']), step))
+            with b.if_else(b.icmp_unsigned('<', column, f['width'])) as (copy, clear):
+                with copy:
+                    b.store(b.element(source, column), place)
+                with clear:
+                    b.store(ir.Constant(F32, 0.0), place)
+
+    def _masked_load(self, pointer: ir.Value, lanes: ir.Value) -> ir.Value:
+        name = f'llvm.masked.load.v{PIXELS}f32.p0'
+        kind = ir.FunctionType(VECTOR, [POINTER, I32, lanes.type, VECTOR])
+        return self.b.call(self.b.intrinsic(name, kind), [pointer, ir.Constant(I32, 4), lanes, ZEROS])

@@ -1,0 +1,159 @@
+"""Code that finishes the sums of a vector of pixels and stores them: activation, PixelShuffle, scaling, residual."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from llvmlite import ir
+
+from .instructions import PIXELS
+from .ir import I32, I64, VECTOR, ZEROS, Builder, i64
+from .job import Activation
+
+SHUFFLES = (1, 2, 3, 4)  # factors of PixelShuffle that the store does by itself
+
+
+class Storing:
+    """Writes the code with ``builder`` for a job of ``fields``."""
+
+    def __init__(self, builder: Builder, fields: dict[str, ir.Value]) -> None:
+        self.b, self.fields = builder, fields
+
+    def ask_for(
+        self,
+        segment: dict[str, ir.Value],
+        row: ir.Value,
+        first: ir.Value,
+        count: ir.Value,
+        share: tuple[ir.Value, ir.Value],
+    ) -> None:
+        """Have the memory that :meth:`store` will need fetched while kernels run: every channel is on another page.
+
+        Each of a block's parts asks for its ``share`` (part, parts): all at once would be more than memory delivers.
+        """
+        b, f = self.b, self.fields
+        part, parts = share
+        shuffle = b.sext(f['shuffle'], I64)
+        channels = b.sdiv(count, b.mul(shuffle, shuffle))
+        some = b.rounded_up(channels, parts)
+        begin = b.mul(part, some)
+        end = b.minimum(b.add(begin, some), channels)
+        for name, write in (('output', True), ('residual', False)):
+            given = b.icmp_unsigned('!=', b.ptrtoint(f[name], I64), i64(0))
+            start = self._place(name, segment, b.mul(b.add(segment['y'], row), shuffle), first, shuffle)
+            with b.if_then(given), b.loop(end, begin) as index:
+                line = b.at(f[name], b.add(start, b.mul(index, f[f'{name}_channel'])))
+                with b.loop(b.mul(segment['vectors'], shuffle)) as vector:
+                    b.prefetch(b.at(line, b.mul(vector, i64(PIXELS))), write)
+
+    def _place(
+        self, name: str, segment: dict[str, ir.Value], row: ir.Value, channel: ir.Value, shuffle: ir.Value
+    ) -> ir.Value:
+        """Floats from the beginning of output or residual to a segment's first pixel in a row of the shuffled map."""
+        b, f = self.b, self.fields
+        return b.total(
+            (segment['image'], f[f'{name}_image']),
+            (b.sdiv(channel, b.mul(shuffle, shuffle)), f[f'{name}_channel']),
+            (row, f[f'{name}_row']),
+            (segment['x'], shuffle),
+        )
+
+    def store(
+        self,
+        sums: ir.Value,
+        step: ir.Value,
+        segment: dict[str, ir.Value],
+        row: ir.Value,
+        first: ir.Value,
+        count: ir.Value,
+        bias: ir.Value,
+    ) -> None:
+        """Finish the sums of a block on one row: one loop for each kind of epilogue, so that none is asked for inside.
+
+        Args:
+            sums: of the row's first vector ``[block, PIXELS]``.
+            step: floats from there to those of the next vector.
+            segment, row: where the row lies.
+            first, count: output channels.
+            bias: of all output channels.
+        """
+        b, f = self.b, self.fields
+        after = b.append_basic_block('stored')
+        added = b.zext(b.icmp_unsigned('!=', b.ptrtoint(f['residual'], I64), i64(0)), I32)
+        kinds = list(itertools.product(SHUFFLES, Activation, (False, True)))
+        kind = b.add(b.mul(b.add(b.mul(f['shuffle'], I32(len(Activation))), f['activation']), I32(2)), added)
+        cases = b.switch(kind, after)
+        for shuffle, activation, residual in kinds:
+            case = b.append_basic_block(f'shuffle{shuffle}_{activation.name.lower()}')
+            b.position_at_end(case)
+            cases.add_case(I32((shuffle * len(Activation) + activation) * 2 + residual), case)
+            self._store_loop(shuffle, activation, residual, sums, step, segment, row, first, count, bias)
+            b.branch(after)
+        b.position_at_end(after)
+
+    def _store_loop(
+        self,
+        shuffle: int,
+        activation: Activation,
+        residual: bool,
+        sums: ir.Value,
+        step: ir.Value,
+        segment: dict[str, ir.Value],
+        row: ir.Value,
+        first: ir.Value,
+        count: ir.Value,
+        bias: ir.Value,
+    ) -> None:
+        """``shuffle`` neighbouring channels become one row of neighbouring pixels (PixelShuffle); 1 leaves them."""
+        b, f = self.b, self.fields
+        factor = i64(shuffle)
+        with b.loop(b.sdiv(count, factor)) as group:
+            index = b.mul(group, factor)
+            channel = b.add(first, index)
+            down = b.add(b.mul(b.add(segment['y'], row), factor), b.srem(b.sdiv(channel, factor), factor))
+            places = {
+                name: b.at(f[name], self._place(name, segment, down, channel, factor))
+                for name in ('output', 'residual')
+            }
+            with b.loop(segment['vectors']) as vector:
+                source = b.at(sums, b.total((vector, step), (index, i64(PIXELS))))
+                values = [
+                    self._finished(activation, b.at(source, i64(j), VECTOR), b.add(channel, i64(j)), bias)
+                    for j in range(shuffle)
+                ]
+                for part, value in enumerate(self._interleaved(values)):
+                    shift = b.add(b.mul(vector, i64(shuffle * PIXELS)), i64(part * PIXELS))
+                    if residual:
+                        scaled = b.fmul(value, b.splat(f['scale'], VECTOR))
+                        value = b.fadd(scaled, b.vector(b.at(places['residual'], shift), VECTOR))
+                    b.put_vector(value, b.at(places['output'], shift))
+
+    def _finished(self, activation: Activation, place: ir.Value, channel: ir.Value, bias: ir.Value) -> ir.Value:
+        b = self.b
+        value = b.load(place, typ=VECTOR, align=64)
+        value = b.fadd(value, b.splat(b.element(bias, channel), VECTOR))
+        if activation is Activation.NONE:
+            return value
+        # Written so that NaN stays NaN.
+        below = ZEROS
+        if activation is Activation.SLOPE:
+            below = b.fmul(value, b.splat(b.element(self.fields['slopes'], channel), VECTOR))
+        return b.select(b.fcmp_ordered('<', value, ZEROS), below, value)
+
+    def _interleaved(self, values: list[ir.Value]) -> list[ir.Value]:
+        """From vectors a, b, ...: a0 b0 ... a1 b1 ..., as many vectors."""
+        b, n = self.b, len(values)
+        if n == 1:
+            return values
+        wide = values + [ZEROS] * (-n % 2)
+        pairs = [self._picked(p, q, range(2 * PIXELS)) for p, q in zip(wide[::2], wide[1::2], strict=True)]
+        if len(pairs) == 1:
+            pairs.append(pairs[0])
+        everything = b.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, 4 * PIXELS), list(range(4 * PIXELS))))
+        order = [(k % n) * PIXELS + k // n for k in range(n * PIXELS)]
+        return [self._picked(everything, everything, order[k : k + PIXELS]) for k in range(0, n * PIXELS, PIXELS)]
+
+    def _picked(self, first: ir.Value, second: ir.Value, lanes: Iterable[int]) -> ir.Value:
+        lanes = list(lanes)
+        return self.b.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
