@@ -39,6 +39,8 @@ class Plan:
         controls: of :data:`cp_basicsr.routing.controls.CONTROLS`; each runs at the cost of each routed row.
         dial: further budgets, without controls.
         choice: how the option file routes: tile and tolerance.
+        free: whether cost may move from image to image on the routed rows; then it may on the controls too. Else every
+            control spends on each image what the routed row spends on it.
     """
 
     levels: int
@@ -46,13 +48,20 @@ class Plan:
     controls: tuple[str, ...]
     dial: tuple[float, ...]
     choice: RoutingChoice
+    free: bool = False
 
     def chosen(self) -> dict[str, RoutingChoice]:
         """Runs that need no other image and no other run, by key."""
-        budgets = dict.fromkeys((*self.budgets, *self.dial))
-        return {level_key(k): replace(self.choice, budget=None, level=k) for k in range(self.levels)} | {
-            routed_key(budget): replace(self.choice, budget=budget, level=None) for budget in budgets
-        }
+        static = {level_key(k): replace(self.choice, budget=None, level=k) for k in range(self.levels)}
+        return static | {routed_key(budget): self.routed_choice(budget) for budget in (*self.budgets, *self.dial)}
+
+    def routed_choice(self, budget: float) -> RoutingChoice:
+        """Routed at a budget."""
+        return replace(self.choice, budget=budget, level=None)
+
+    def dense_choice(self) -> RoutingChoice:
+        """The dense network."""
+        return replace(self.choice, budget=None, level=-1)
 
     def controlled(self) -> dict[str, tuple[str, float]]:
         """Control and budget of the other runs, by key."""
@@ -69,16 +78,15 @@ def routed_key(budget: float) -> str:
     return f'routed {budget:g}'
 
 
+def load_image(dataset: Dataset, index: int, load: LoadSubject) -> Subject:
+    """The subject of one image of a test set."""
+    data = default_collate([dataset[index]])
+    return load(data, Path(data['lq_path'][0]).stem)
+
+
 @torch.no_grad()
 def measure(
-    dataset: Dataset,
-    load: LoadSubject,
-    plan: Plan,
-    records: Records,
-    border: int,
-    rank: int = 0,
-    world: int = 1,
-    free: bool = False,
+    dataset: Dataset, load: LoadSubject, plan: Plan, records: Records, border: int, rank: int = 0, world: int = 1
 ) -> None:
     """Complete the records of a dataset.
 
@@ -89,17 +97,13 @@ def measure(
         records: where they are kept.
         border: pixels left out along each side by the metrics.
         rank, world: this process and how many there are.
-        free: whether cost may move from image to image on the routed rows; then it may on the controls too. Else every
-            control spends on each image what the routed row spends on it.
     """
 
     def visit(index: int, wanted: Iterable[str], run: Callable[[Subject, ImageRecord], None]) -> None:
         record = records.read(index)
-        if set(wanted) <= record.runs.keys():
-            return
-        data = default_collate([dataset[index]])
-        run(load(data, Path(data['lq_path'][0]).stem), record)
-        records.write(index, record)
+        if not set(wanted) <= record.runs.keys():
+            run(load_image(dataset, index, load), record)
+            records.write(index, record)
 
     def choose(subject: Subject, record: ImageRecord) -> None:
         _describe(subject, record)
@@ -116,24 +120,25 @@ def measure(
 
     def choose_and_control(subject: Subject, record: ImageRecord) -> None:
         choose(subject, record)
-        control(subject, record, {key: maps[0] for key, maps in _control_maps(plan, [record]).items()})
+        control(subject, record, {key: levels[0] for key, levels in control_maps(plan, [record]).items()})
 
     order = own_first(records.count, rank, world)
     title = records.folder.name
-    if not free:
+    if not plan.free:
         for index in tqdm(order, desc=title, unit='image'):
             visit(index, [*plan.chosen(), *plan.controlled()], choose_and_control)
         return
     for index in tqdm(order, desc=title, unit='image'):
         visit(index, plan.chosen(), choose)
     if plan.controlled():
-        everywhere = _control_maps(plan, records.all())
+        everywhere = control_maps(plan, records.all())
         for index in tqdm(order, desc=f'{title}, controls', unit='image'):
             maps = {key: levels[index] for key, levels in everywhere.items()}
             visit(index, maps, partial(control, maps=maps))
 
 
-def _control_maps(plan: Plan, records: Sequence[ImageRecord]) -> dict[str, list[Tensor]]:
+def control_maps(plan: Plan, records: Sequence[ImageRecord]) -> dict[str, list[Tensor]]:
+    """For each control of a plan the levels of each image, see :func:`control_levels`."""
     return {key: control_levels(name, budget, records) for key, (name, budget) in plan.controlled().items()}
 
 

@@ -44,6 +44,7 @@ class ImageRecord:
         weights: ``[n]`` share of the image that each tile covers.
         edges: ``[n]`` edge scores.
         errors: for each level the mean squared error of each tile.
+        timed: seconds of each run, where they were measured apart; see timing.py.
         runs: by key, such as ``level 0``, ``routed 0.5`` and ``oracle 0.5``.
     """
 
@@ -54,6 +55,7 @@ class ImageRecord:
     weights: list[float] = field(default_factory=list)
     edges: list[float] = field(default_factory=list)
     errors: dict[str, list[float]] = field(default_factory=dict)
+    timed: dict[str, float] = field(default_factory=dict)
     runs: dict[str, RunRecord] = field(default_factory=dict)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from .measuring import Plan, level_key, routed_key
 from .quality import headline_of
 from .records import ImageRecord
+from .timing import REPEATS
 
 
 @dataclass
@@ -113,8 +114,15 @@ class Table:
         """Take over the rows of another option file on the same dataset."""
         self.machine = list(dict.fromkeys(self.machine + other.machine))
         self.tile |= other.tile
-        for name in ('rows', 'dial', 'notes'):
-            getattr(self, name).extend(getattr(other, name))
+        ours, published = [], []
+        for row in self.rows + other.rows:
+            if row.kind != 'published':
+                ours.append(row)
+            elif row not in published:
+                published.append(row)
+        self.rows = ours + published
+        self.dial += other.dial
+        self.notes += other.notes
 
 
 def make_table(
@@ -152,8 +160,10 @@ def make_table(
     compare_with_static(rows, headline)
     machines = list(dict.fromkeys(record.machine for record in records))
     dial = [_dial_point(file, budget, headline, records) for budget in sorted(plan.dial)]
+    timed = sum(bool(record.timed) for record in records)
+    notes = [f'Seconds: the fastest of {REPEATS} runs, mean over the first {timed} images.'] if timed else []
     tile = {file: plan.choice.tile if records[0].by_tile else None}
-    return Table(dataset, len(records), headline, protocol, machines, tile, rows, dial)
+    return Table(dataset, len(records), headline, protocol, machines, tile, rows, dial, notes)
 
 
 def compare_with_static(rows: Sequence[Row], headline: str) -> None:
@@ -189,12 +199,18 @@ def _row(
         kind,
         {metric: _mean([run.quality[metric] for run in runs]) for metric in runs[0].quality},
         _mean([run.macs_share for run in runs]),
-        _mean([run.seconds for run in runs]),
+        _seconds(key, records),
         budget,
         list(labels),
         np.mean([run.usage for run in runs], axis=0).tolist(),
         _mean([run.flops for run in runs]) if runs[0].flops is not None else None,
     )
+
+
+def _seconds(key: str, records: Sequence[ImageRecord]) -> float:
+    """Of the images that were timed apart, where there are any; else of all."""
+    timed = [record.timed[key] for record in records if key in record.timed]
+    return _mean(timed or [record.runs[key].seconds for record in records])
 
 
 def _dial_point(file: str, budget: float, headline: str, records: Sequence[ImageRecord]) -> DialPoint:

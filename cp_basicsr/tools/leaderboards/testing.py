@@ -1,0 +1,126 @@
+"""Tests one option file over its datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from basicsr.data import build_dataset
+from basicsr.models import build_model
+from torch.utils.data import Dataset
+
+from cp_basicsr.routing.policy import check_budget
+from cp_basicsr.tools.ranks import place
+
+from .classsr import Patches
+from .measuring import LoadSubject, Plan, load_image, measure
+from .networks import OptionFile, title_of
+from .pages import write_pages
+from .published import published_rows
+from .records import Records
+from .results import Table, make_table
+from .subject import Subject, WholeImage
+from .timing import time_rows
+
+DEFAULT_BUDGETS = (0.75, 0.5, 0.4, 0.35, 0.25)
+DIAL_POINTS = 10
+MARGIN = 0.01  # of the dense MACs: what the range of budgets may differ by from image to image of a set
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for.
+
+    Attributes:
+        budgets: shares of the dense MACs; None takes those of DEFAULT_BUDGETS that the levels allow.
+        controls: of :data:`cp_basicsr.routing.controls.CONTROLS`.
+        protocol: ``image``, or ``classsr`` for patches of 32 lq pixels with stride 28.
+        dial: whether ten budgets more are run, without controls.
+        timed: the first so many images of each set are timed again, row beside row.
+        pages: of so many images of each set a page is drawn.
+    """
+
+    budgets: Sequence[float] | None
+    controls: Sequence[str]
+    protocol: str
+    dial: bool
+    timed: int
+    pages: int
+
+
+def tables_of(file: OptionFile, out: Path, settings: Settings) -> list[Table]:
+    """One table for each dataset of an option file, measured where there are no records yet.
+
+    Args:
+        file: the option file.
+        out: folder for records and pages.
+        settings: what is asked for.
+
+    Raises:
+        BudgetError: the levels do not allow a budget.
+        OptionError: a dataset cannot be used.
+    """
+    datasets = [build_dataset(block) for _, block in sorted(file.opt['datasets'].items())]
+    model = build_model(file.opt)
+    return [_table_of(file, model, dataset, out, settings) for dataset in datasets]
+
+
+def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, settings: Settings) -> Table:
+    title, scale = title_of(dataset.opt), file.opt.get('scale', 1)
+    name = Path(file.label).name
+    border = scale if scale > 1 else 0
+    load = _loader(model, settings.protocol, scale, border)
+    plan, notes = _plan(model, load_image(dataset, 0, load), settings)
+    folder = out / 'records' / f'{name}-{file.fingerprint}-{settings.protocol}' / title.replace(' ', '_')
+    records = Records(folder, len(dataset))
+    rank, world = place()
+    measure(dataset, load, plan, records, border, rank, world)
+    if rank == 0 and settings.timed:
+        time_rows(dataset, load, plan, records, settings.timed)
+    table = make_table(title, file.label, model.net.labels, plan, settings.protocol, scale, records.all())
+    table.notes += notes
+    table.rows += _published(model.net, dataset, scale)
+    if rank == 0 and settings.pages:
+        write_pages(dataset, load, plan, out / 'pages' / name / folder.name, settings.pages)
+    return table
+
+
+def _published(net: Any, dataset: Dataset, scale: int) -> list[Any]:
+    options = {key: value for key, value in net.base_options.items() if key != 'type'}
+    block = dataset.opt
+    return published_rows(type(net.base), options, block['name'], len(dataset), scale, block.get('sigma'))
+
+
+def _loader(model: Any, protocol: str, scale: int, border: int) -> LoadSubject:
+    if protocol == 'classsr':
+        return lambda data, name: Patches(model, data, name)
+    return lambda data, name: WholeImage(model, data, name, luma=scale > 1, border=border)
+
+
+def _plan(model: Any, first: Subject, settings: Settings) -> tuple[Plan, list[str]]:
+    """What to run, and notes for the table. ``first`` is the first image, by which budgets are judged."""
+    lowest, highest = float(first.costs[0]) + first.overhead, float(first.costs[-1]) + first.overhead
+    budgets, notes = settings.budgets, []
+    if budgets is None:
+        budgets = [budget for budget in DEFAULT_BUDGETS if lowest + MARGIN <= budget <= highest]
+        if left_out := [f'{budget:g}' for budget in DEFAULT_BUDGETS if budget not in budgets]:
+            reach = f'the levels allow {lowest:.3f} to {highest:.3f}'
+            notes.append(f'Out of reach: budget {", ".join(left_out)}; {reach}, classifier included.')
+    for budget in budgets:
+        check_budget(budget, first.costs, first.overhead, '--budgets')
+    dial = np.linspace(np.ceil(100 * (lowest + MARGIN)) / 100, 1, DIAL_POINTS) if settings.dial else ()
+    free = settings.protocol == 'classsr' or model.choice.tolerance is None or not first.by_tile
+    if free:
+        notes.append('Cost may move from image to image, on routed rows and controls.')
+    plan = Plan(
+        len(model.net.levels),
+        tuple(sorted(budgets, reverse=True)),
+        tuple(settings.controls),
+        tuple(round(float(budget), 2) for budget in dial),
+        model.choice,
+        free,
+    )
+    return plan, notes
