@@ -135,5 +135,8 @@ def test_our_commands_from_any_folder_with_force_yml_and_debug(run, write: Write
     test['val']['tile'] = {'size': 4}
     command = [sys.executable, '-m', 'cp_basicsr.test', '-opt', write(test)]
     run(*command, '--force_yml', 'val:budget=0.7', cwd=here, PYTHONPATH=str(source))
-    assert float(re.search(r'# MACs: ([\d.]+) %', log_of(here / 'results/tiny'))[1]) == pytest.approx(70, abs=3)
+    log = log_of(here / 'results/tiny')
+    assert float(re.search(r'# MACs: ([\d.]+) %', log)[1]) == pytest.approx(70, abs=3)
+    engine = r'Engine: (\d+) of \1 prunable layers run as compiled avx\w+ code'
+    assert len(re.findall(rf'{engine}|Layers run on the masked reference path: ', log)) == 1
     assert len(list((here / 'results/tiny/visualization/val').iterdir())) == 2
