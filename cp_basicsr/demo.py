@@ -22,10 +22,12 @@ from tqdm import tqdm
 from cp_basicsr.data.demo_set import make_demo_set
 from cp_basicsr.option_files import option_file
 from cp_basicsr.tools import leaderboard
+from cp_basicsr.tools.leaderboards.settings import Settings
 from cp_basicsr.tools.report import write_text
 
 NAME = 'demo_cp_swinir'
 BUDGETS = (0.75, 0.5, 0.35)
+PAGES = 6
 SHORT_FACTOR = 10
 DATA = Path('datasets/demo')
 RESULTS = Path('results/demo')
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log.info('3/4  Testing: results/%s and %s', NAME, RESULTS)
     test_file = _write(_test_options(train_options), RESULTS / 'test.yml')
     _run('test', test_file, 1)
-    leaderboard.run([test_file], RESULTS, BUDGETS)
+    leaderboard.run([test_file], RESULTS, Settings(BUDGETS, pages=PAGES))
     log.info('\n%s', (RESULTS / 'results.md').read_text(encoding='utf-8'))
 
     log.info('4/4  Table: %s', (RESULTS / 'results.md').resolve())

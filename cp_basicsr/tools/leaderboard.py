@@ -20,46 +20,35 @@ from typing import TYPE_CHECKING
 
 from cp_basicsr import autoload
 from cp_basicsr.routing.controls import CONTROLS
+from cp_basicsr.tools.leaderboards.settings import DEFAULT_BUDGETS, PROTOCOLS, Settings
 from cp_basicsr.tools.ranks import place, take_device
 from cp_basicsr.tools.report import write_text
 
 if TYPE_CHECKING:
     from cp_basicsr.tools.leaderboards.results import Table
 
-PROTOCOLS = ('image', 'classsr')
 
-
-def run(
-    option_files: Sequence[Path],
-    out: Path,
-    budgets: Sequence[float] | None = None,
-    controls: Sequence[str] = CONTROLS,
-    protocol: str = 'image',
-    dial: bool = False,
-    timed: int = 0,
-    pages: int = 0,
-) -> list[Table]:
+def run(option_files: Sequence[Path], out: Path, settings: Settings) -> list[Table]:
     """Measure what has not been measured yet, and write ``results.json`` and ``results.md``.
 
     Args:
         option_files: BasicSR test option files with a ClassPruningModel.
         out: folder for everything.
-        budgets, controls, protocol, dial, timed, pages: see :class:`cp_basicsr.tools.leaderboards.testing.Settings`.
+        settings: what is asked for.
 
     Returns:
         One table for each dataset.
 
     Raises:
-        BudgetError: the levels do not allow one of ``budgets``.
+        BudgetError: the levels do not allow a budget.
         OptionError: an option file cannot be used.
     """
     autoload.activate()
     take_device()
     from cp_basicsr.tools.leaderboards.markdown import as_markdown
     from cp_basicsr.tools.leaderboards.networks import read_option_files
-    from cp_basicsr.tools.leaderboards.testing import Settings, tables_of
+    from cp_basicsr.tools.leaderboards.testing import tables_of
 
-    settings = Settings(budgets, controls, protocol, dial, timed, pages)
     tables: dict[str, Table] = {}
     for file in read_option_files(option_files):
         for table in tables_of(file, out, settings):
@@ -81,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('-opt', type=Path, nargs='+', metavar='FILE', help='BasicSR test option files')
     parser.add_argument('--out', type=Path, metavar='DIR', help='folder for records and results')
-    defaults = '0.75 0.5 0.4 0.35 0.25'
+    defaults = ' '.join(f'{budget:g}' for budget in DEFAULT_BUDGETS)
     parser.add_argument(
         '--budgets', type=float, nargs='+', metavar='B', help=f'default: those of {defaults} that the levels allow'
     )
-    parser.add_argument('--controls', nargs='*', choices=CONTROLS, default=CONTROLS, help='default: all')
+    parser.add_argument('--controls', nargs='*', choices=CONTROLS, default=CONTROLS, help='default: all three')
     parser.add_argument('--protocol', choices=PROTOCOLS, default='image', help='classsr: its patches (32, stride 28)')
     parser.add_argument('--dial', action='store_true', help='ten budgets: requested against measured MACs')
     parser.add_argument('--time', type=int, default=0, metavar='N', help='time all rows again on N images of each set')
@@ -100,16 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error('-opt and --out are needed, or --readme and --results')
     if options.pages and options.protocol != 'image':
         parser.error('--pages needs --protocol image: patches have no level map')
-    run(
-        options.opt,
-        options.out,
-        options.budgets,
-        options.controls,
-        options.protocol,
-        options.dial,
-        options.time,
-        options.pages,
-    )
+    settings = Settings(options.budgets, options.controls, options.protocol, options.dial, options.time, options.pages)
+    run(options.opt, options.out, settings)
     if place()[0] == 0:
         sys.stdout.write((options.out / 'results.md').read_text(encoding='utf-8'))
 

@@ -17,6 +17,7 @@ from training import SRVGG, training_options, validation_loader
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.policy import BudgetError
 from cp_basicsr.tools import leaderboard
+from cp_basicsr.tools.leaderboards.settings import DEFAULT_BUDGETS
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 BUDGETS = ['0.6', '0.8', '0.5']
@@ -105,8 +106,8 @@ def test_default_budgets_that_the_levels_do_not_allow_are_left_out_and_named(
 ) -> None:
     (table,) = run(options, tmp_path, '--controls')
     budgets = [row['budget'] for row in by_kind(table, 'routed')]
-    assert budgets and set(budgets) < set(leaderboard.DEFAULT_BUDGETS)
-    left_out = min(leaderboard.DEFAULT_BUDGETS)
+    assert budgets and set(budgets) < set(DEFAULT_BUDGETS)
+    left_out = min(DEFAULT_BUDGETS)
     assert any(
         re.search(rf'Out of reach: budget .*{left_out}; the levels allow 0\.\d+', note) for note in table['notes']
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +20,12 @@ from .pages import write_pages
 from .published import published_rows
 from .records import Records
 from .results import Table, make_table
+from .settings import DEFAULT_BUDGETS, Settings
 from .subject import Subject, WholeImage
 from .timing import time_rows
 
-DEFAULT_BUDGETS = (0.75, 0.5, 0.4, 0.35, 0.25)
 DIAL_POINTS = 10
 MARGIN = 0.01  # of the dense MACs: what the range of budgets may differ by from image to image of a set
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is asked for.
-
-    Attributes:
-        budgets: shares of the dense MACs; None takes those of DEFAULT_BUDGETS that the levels allow.
-        controls: of :data:`cp_basicsr.routing.controls.CONTROLS`.
-        protocol: ``image``, or ``classsr`` for patches of 32 lq pixels with stride 28.
-        dial: whether ten budgets more are run, without controls.
-        timed: the first so many images of each set are timed again, row beside row.
-        pages: of so many images of each set a page is drawn.
-    """
-
-    budgets: Sequence[float] | None
-    controls: Sequence[str]
-    protocol: str
-    dial: bool
-    timed: int
-    pages: int
 
 
 def tables_of(file: OptionFile, out: Path, settings: Settings) -> list[Table]:
