@@ -30,7 +30,8 @@ def nothing_special(base: nn.Module) -> None:
 class NetworkEngine:
     """Compiles a base network when it first runs, and again when its parameters have changed.
 
-    Parameters that are changed behind autograd's back (through ``.data``) need a call of :meth:`forget`.
+    A change behind autograd's back that keeps every norm (a permutation through ``.data``) needs a call of
+    :meth:`forget`.
 
     Args:
         multiple: heights and widths of inputs must be multiples of it.

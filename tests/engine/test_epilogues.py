@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from references import assert_near
 
 from cp_basicsr.engine.compiled_layer import Epilogue
-from cp_basicsr.engine.driver import SHUFFLES
 from cp_basicsr.engine.instructions import instruction_set
 from cp_basicsr.engine.job import Activation
 from cp_basicsr.engine.memory import empty_map
+from cp_basicsr.engine.storing import SHUFFLES
 
 
 def slopes_of(activation, count, generator):
