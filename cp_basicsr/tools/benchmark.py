@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,6 +205,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
+    get_root_logger().setLevel(logging.INFO)  # BasicSR does so only for a logger with a file
     try:
         text = run(parse(arguments))
     except OptionError as error:

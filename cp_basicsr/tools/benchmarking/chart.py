@@ -51,7 +51,7 @@ def bars(tables: Sequence[Sequence[Result]], path: Path, caption: str) -> None:
 def _panel(panel: Any, table: Sequence[Result]) -> None:
     rival = best_rival(table, 'fp32')
     milliseconds = [1e3 * result.seconds for result in table]
-    panel.set_xlim(0, 1.2 * max(milliseconds))
+    panel.set_xlim(0, 1.35 * max(milliseconds))
     for row, (result, length) in enumerate(zip(table, milliseconds, strict=True)):
         fill, hatch = _STYLES[result.ours, result.precision]
         panel.barh(row, length, color=fill, hatch=hatch, edgecolor='black', linewidth=0.8)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
 from basicsr.utils import get_root_logger
 from tqdm import tqdm
 
 BUSY = 0.5  # load for each core above which timings are doubtful
+DISTURBED = 0.05  # share of the machine that others may take
 SHORT = 0.2  # seconds that a short contender is repeated for in each round
 
 
@@ -25,10 +29,11 @@ def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
-    for index in tqdm(range(rounds), unit='round', leave=False):
-        start = index % len(names)
-        for name in names[start:] + names[:start]:
-            seconds[name].append(_repeated(runs[name]))
+    with _warned_of_others():
+        for index in tqdm(range(rounds), unit='round', leave=False):
+            start = index % len(names)
+            for name in names[start:] + names[:start]:
+                seconds[name].append(_repeated(runs[name]))
     return seconds
 
 
@@ -60,3 +65,29 @@ def log_load() -> float:
             'Stop it, or wait until it is done.'
         )
     return load
+
+
+@contextmanager
+def _warned_of_others() -> Iterator[None]:
+    """Warn if other processes took much of the machine within the block (where the system tells: Linux)."""
+    before = _clocks()
+    yield
+    busy, own, wall = (end - start for end, start in zip(_clocks(), before, strict=True))
+    share = max(busy - own, 0.0) / (wall * (os.cpu_count() or 1))
+    if share > DISTURBED:
+        get_root_logger().warning(
+            f'Other processes took {100 * share:.0f} % of the processor time during this measurement: its timings are '
+            'too long and uneven. Repeat it.'
+        )
+
+
+def _clocks() -> tuple[float, float, float]:
+    """Seconds that all processors have been busy (NaN: unknown), that this process has used, and that have passed."""
+    try:
+        first = Path('/proc/stat').read_text().splitlines()[0].split()
+    except OSError:
+        busy = math.nan
+    else:
+        user, nice, system, _, _, irq, softirq, steal = map(int, first[1:9])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf('SC_CLK_TCK')
+    return busy, time.process_time(), time.perf_counter()
