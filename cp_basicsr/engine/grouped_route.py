@@ -93,17 +93,17 @@ class GroupedRoute(Route):
         self.count(layer, counts)
         levels, (above, before) = self.route.grid.levels, convolution.padding
         below, after = above + -height % side, before + -width % side
-        windows = F.pad(x, (before, after, above, below))
-        windows = windows.unfold(2, side + 2 * above, side).unfold(3, side + 2 * before, side)
+        windows = F.pad(x, (before, after, above, below)).movedim(1, 3)
+        windows = windows.unfold(1, side + 2 * above, side).unfold(2, side + 2 * before, side)
         output = None
-        for level, (image, row, column) in self._members_of('tiles', levels, self.route.held).items():
+        for level, members in self._members_of('tiles', levels, self.route.held).items():
             at = self.layers.at(layer, level)
-            part = F.conv2d(windows[image, :, row, column], at.weight, at.bias)
+            part = F.conv2d(windows[members], at.weight, at.bias)
             if output is None:
                 shape = (images, layer.out_width, height + -height % side, width + -width % side)
                 output = torch.empty(shape, dtype=part.dtype, device=x.device, memory_format=torch.channels_last)
-                tiles = output.unflatten(3, (-1, side)).unflatten(2, (-1, side))
-            tiles[image, :, row, :, column] = part
+                tiles = output.movedim(1, 3).unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+            tiles[members] = part.movedim(1, 3)
         output = output[..., :height, :width]
         return output if convolution.activation is None else convolution.activation(output)
 
