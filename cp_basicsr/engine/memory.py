@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 
 import numpy as np
 import torch
@@ -27,12 +28,13 @@ class Blocks:
     def __init__(self, kept: int = KEPT) -> None:
         self.kept = kept
         self._free: list[np.ndarray] = []
-        # A block may come back while this thread holds the lock: collecting garbage runs finalizers anywhere.
-        self._lock = threading.RLock()
+        self._returned: deque[np.ndarray] = deque()
+        self._lock = threading.Lock()
 
     def lend(self, floats: int) -> Tensor:
         """A float32 tensor ``[floats]`` with any content."""
         with self._lock:
+            self._take_in()
             fitting = [k for k, block in enumerate(self._free) if floats <= block.size <= WASTE * floats]
             block = self._free.pop(fitting[-1]) if fitting else None
         if block is None:
@@ -42,10 +44,19 @@ class Blocks:
         return torch.from_numpy(lent)
 
     def _take_back(self, block: np.ndarray) -> None:
-        with self._lock:
-            self._free.append(block)
-            while sum(free.nbytes for free in self._free) > self.kept:
-                self._free.pop(0)
+        self._returned.append(block)
+        # Collecting garbage runs this anywhere, also while this thread chooses a block: it is then taken in later.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take_in()
+            finally:
+                self._lock.release()
+
+    def _take_in(self) -> None:
+        while self._returned:
+            self._free.append(self._returned.popleft())
+        while sum(free.nbytes for free in self._free) > self.kept:
+            self._free.pop(0)
 
 
 _blocks = Blocks()

@@ -149,7 +149,7 @@ def levels_of(net):
 
 
 def test_networks_of_equal_patterns_share_code_which_goes_with_the_last():
-    first, second = CASE.net(), CASE.net()
+    first, second = (CASE.net(m=5, levels=[1, 2, 5]) for _ in range(2))  # no other test has them
     check(first)
     with torch.no_grad():
         second.base.body[2].weight.mul_(2.0)  # other values of the same ranks

@@ -1,0 +1,74 @@
+"""Blocks of memory that feature maps are made of: lent once at a time, kept for the next, and not too many."""
+
+import gc
+
+import torch
+
+from cp_basicsr.engine.memory import ROOM, Blocks, empty_map
+
+
+def addresses(blocks, *sizes):
+    return {blocks.lend(size).data_ptr() for size in sizes}
+
+
+def test_a_block_comes_back_when_the_last_tensor_over_it_is_gone():
+    blocks = Blocks(kept=2**20)
+    lent = blocks.lend(1000)
+    view, address = lent.view(10, 100)[3:], lent.data_ptr()
+    del lent
+    gc.collect()
+    assert blocks.lend(1000).data_ptr() != address, 'the view still shows it'
+    del view
+    gc.collect()
+    assert address in addresses(blocks, 1000, 900)
+
+
+def test_blocks_that_live_at_once_do_not_overlap():
+    blocks = Blocks(kept=2**20)
+    for _ in range(3):
+        lent = [blocks.lend(size) for size in (100, 200, 100, 150, 100)]
+        for number, block in enumerate(lent):
+            block.fill_(number)
+        for number, block in enumerate(lent):
+            assert (block == number).all()
+
+
+def test_much_smaller_maps_do_not_take_a_large_block():
+    blocks = Blocks(kept=2**20)
+    address = blocks.lend(10_000).data_ptr()
+    assert blocks.lend(100).data_ptr() != address
+    assert blocks.lend(9_000).data_ptr() == address
+
+
+def test_no_more_is_kept_than_allowed():
+    blocks = Blocks(kept=5000 * 4)
+    lent = [blocks.lend(2000) for _ in range(4)]
+    del lent
+    gc.collect()
+    assert sum(block.nbytes for block in blocks._free) <= 5000 * 4
+    blocks.lend(10_000)
+    gc.collect()
+    assert all(block.size < 10_000 for block in blocks._free), 'one that is larger than all of it is not kept'
+
+
+def test_a_block_may_come_back_while_another_is_chosen():
+    """Collecting garbage runs anywhere, also in the middle of lend."""
+
+    class Interrupted(list):
+        def __iter__(self):
+            yield from list(super().__iter__())
+            still_lent.clear()
+
+    blocks = Blocks(kept=1500 * 4)
+    large, *still_lent, small = (blocks.lend(size) for size in (1000, 1000, 100))
+    del large, small
+    gc.collect()
+    blocks._free = Interrupted(blocks._free)
+    assert blocks.lend(1000).numel() == 1000
+
+
+def test_a_map_has_room_after_the_end_of_its_rows_and_is_lent_zeroed_or_not():
+    for shape in ((1, 3, 5, 7), (2, 64, 4, 64), (1, 1, 1, 1), (0, 3, 4, 4)):
+        x = empty_map(*shape)
+        assert x.shape == shape and x.dtype == torch.float32 and x.stride(3) == 1
+        assert x.stride(2) >= shape[3] + ROOM and x.stride(1) >= x.stride(2) * shape[2]
