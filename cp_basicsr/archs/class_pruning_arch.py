@@ -88,7 +88,7 @@ class ClassPruningNet(nn.Module):
         self.sparsity_options = dict(sparsity)
         self.weights = sparsity.get('weights', 'shared')
         self.base_options = _block(base, 'network_g.base', 'type: EDSR')
-        self.base = _build_base(self.base_options)
+        self.base = build_base(self.base_options)
         self.conversion = convert(
             self.base, self.pattern, sparsity.get('exclude') or (), self.weights, adapters=LAYER_ADAPTERS
         )
@@ -186,7 +186,7 @@ class ClassPruningNet(nn.Module):
 
     def bake(self, level: int) -> nn.Module:
         """A plain base network in eval mode with the zeros of a level written in; it loads in unmodified BasicSR."""
-        plain = _build_base(self.base_options)
+        plain = build_base(self.base_options)
         plain.load_state_dict(bake_state_dict(self.base, self.pattern.index(level)), strict=True)
         parameter = next(self.base.parameters())
         return plain.to(device=parameter.device, dtype=parameter.dtype).eval()
@@ -312,7 +312,12 @@ def _block(options: Any, where: str, example: str) -> dict[str, Any]:
     return dict(options)
 
 
-def _build_base(options: Mapping[str, Any]) -> nn.Module:
+def build_base(options: Mapping[str, Any]) -> nn.Module:
+    """A plain base network from a ``network_g.base`` block.
+
+    Raises:
+        OptionError: the architecture is unknown or cannot become a ClassPruning network, or an option is not its own.
+    """
     options = dict(options)
     name = options.pop('type', None)
     names = {_public_name(key): key for key in ARCH_REGISTRY.keys()}  # noqa: SIM118 (Registry iterates over items)
