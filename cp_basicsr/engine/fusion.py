@@ -6,7 +6,7 @@ What follows a convolution is done while its outputs are still in registers, ins
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +58,7 @@ def fused(
     attributes = {module: dict(vars(module)) for module in net.modules()}
     try:
         graph = _Tracer(autowrap_functions=tuple(leaf_functions)).trace(net)
+        constants = {name: value for name, value in vars(net).items() if name.startswith('_tensor_constant')}
     finally:
         # EDSR and others assign to attributes in forward; tracing would leave symbols there.
         for module, values in attributes.items():
@@ -76,7 +77,8 @@ def fused(
         name = f'fused_{len(layers)}'
         layers[name] = FusedLayer(layer, chain.epilogue)
         chain.replace_by(name)
-    result = fx.GraphModule({**_used(graph, modules), **_attributes(graph, net), **layers}, graph, type(net).__name__)
+    held = {**_used(graph, modules), **_attributes(graph, net, constants), **layers}
+    result = fx.GraphModule(held, graph, type(net).__name__)
     return result.eval(), dense
 
 
@@ -84,8 +86,9 @@ def _used(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, nn.Module
     return {n.target: modules[n.target] for n in graph.nodes if n.op == 'call_module' and n.target in modules}
 
 
-def _attributes(graph: fx.Graph, net: nn.Module) -> dict[str, Any]:
-    return {n.target: operator.attrgetter(n.target)(net) for n in graph.nodes if n.op == 'get_attr'}
+def _attributes(graph: fx.Graph, net: nn.Module, constants: Mapping[str, Tensor]) -> dict[str, Any]:
+    names = {n.target for n in graph.nodes if n.op == 'get_attr'}
+    return {name: constants[name] if name in constants else operator.attrgetter(name)(net) for name in names}
 
 
 @dataclass
@@ -156,7 +159,7 @@ class _Chain:
 
     def _drop_scale(self) -> None:
         """Scaling is only done together with an addition."""
-        while _factor(self.nodes[-1], self.nodes[-2]) is not None:
+        while len(self.nodes) > 1 and _factor(self.nodes[-1], self.nodes[-2]) is not None:
             self.nodes.pop()
         self.epilogue = replace(self.epilogue, scale=1.0)
 
