@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cp_basicsr.data.demo_set import make_demo_set
 from cp_basicsr.option_files import option_file
-from cp_basicsr.tools import leaderboard
+from cp_basicsr.tools import leaderboard, plots
 from cp_basicsr.tools.leaderboards.settings import Settings
 from cp_basicsr.tools.report import write_text
 
@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     leaderboard.run([test_file], RESULTS, Settings(BUDGETS, pages=PAGES))
     log.info('\n%s', (RESULTS / 'results.md').read_text(encoding='utf-8'))
 
-    log.info('4/4  Table: %s', (RESULTS / 'results.md').resolve())
+    plots.plot_files([RESULTS / 'results.json'], RESULTS / 'plots')
+    log.info('4/4  Table: %s; level maps: %s', (RESULTS / 'results.md').resolve(), RESULTS / 'pages')
+    log.info('     plots: %s', RESULTS / 'plots')
 
 
 def _shorten(options: dict) -> None:

@@ -6,12 +6,10 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from cp_basicsr.routing.choice import RoutingChoice
@@ -19,6 +17,7 @@ from cp_basicsr.routing.controls import levels_by_score, oracle_levels
 from cp_basicsr.tools.ranks import own_first
 from cp_basicsr.tools.report import machine
 
+from .images import Images
 from .quality import quality
 from .records import ImageRecord, Records, RunRecord
 from .subject import Outcome, Subject
@@ -78,20 +77,19 @@ def routed_key(budget: float) -> str:
     return f'routed {budget:g}'
 
 
-def load_image(dataset: Dataset, index: int, load: LoadSubject) -> Subject:
+def load_image(images: Images, number: int, load: LoadSubject) -> Subject:
     """The subject of one image of a test set."""
-    data = default_collate([dataset[index]])
-    return load(data, Path(data['lq_path'][0]).stem)
+    return load(images.batch(number), images.names[number])
 
 
 @torch.no_grad()
 def measure(
-    dataset: Dataset, load: LoadSubject, plan: Plan, records: Records, border: int, rank: int = 0, world: int = 1
+    images: Images, load: LoadSubject, plan: Plan, records: Records, border: int, rank: int = 0, world: int = 1
 ) -> None:
     """Complete the records of a dataset.
 
     Args:
-        dataset: a test set of BasicSR's.
+        images: the dataset's.
         load: makes the subject of a batch and a name.
         plan: the runs.
         records: where they are kept.
@@ -102,7 +100,7 @@ def measure(
     def visit(index: int, wanted: Iterable[str], run: Callable[[Subject, ImageRecord], None]) -> None:
         record = records.read(index)
         if not set(wanted) <= record.runs.keys():
-            run(load_image(dataset, index, load), record)
+            run(load_image(images, index, load), record)
             records.write(index, record)
 
     def choose(subject: Subject, record: ImageRecord) -> None:
@@ -122,7 +120,7 @@ def measure(
         choose(subject, record)
         control(subject, record, {key: levels[0] for key, levels in control_maps(plan, [record]).items()})
 
-    order = own_first(records.count, rank, world)
+    order = own_first(len(images), rank, world)
     title = records.folder.name
     if not plan.free:
         for index in tqdm(order, desc=title, unit='image'):

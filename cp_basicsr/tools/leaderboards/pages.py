@@ -6,11 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from torch.utils.data import Dataset
 
 from cp_basicsr.data.files import write_png
 from cp_basicsr.tools.report import write_text
 
+from .images import Images
 from .measuring import LoadSubject, Plan, load_image
 from .quality import quality
 from .subject import Outcome, WholeImage
@@ -22,11 +22,11 @@ CAPTION = 24
 AMPLIFICATION = 8  # of differences, so that 32 of 255 is white
 
 
-def write_pages(dataset: Dataset, load: LoadSubject, plan: Plan, folder: Path, count: int) -> None:
+def write_pages(images: Images, load: LoadSubject, plan: Plan, folder: Path, count: int) -> None:
     """Draw pages of the first images of a set, at the middle budget, and an index of them.
 
     Args:
-        dataset: a test set of BasicSR's.
+        images: the dataset's.
         load: makes a :class:`WholeImage` of a batch and a name.
         plan: says the budgets.
         folder: for ``NAME.png`` and ``index.md``.
@@ -35,8 +35,8 @@ def write_pages(dataset: Dataset, load: LoadSubject, plan: Plan, folder: Path, c
     folder.mkdir(parents=True, exist_ok=True)
     budget = sorted(plan.budgets)[len(plan.budgets) // 2]
     lines = [f'Budget {budget:g}. Differences are drawn {AMPLIFICATION} times as bright.', '']
-    for index in range(min(count, len(dataset))):
-        subject = load_image(dataset, index, load)
+    for index in range(min(count, len(images))):
+        subject = load_image(images, index, load)
         dense = subject.choose(plan.dense_choice())
         routed = subject.choose(plan.routed_choice(budget))
         page, left, top = draw_page(subject, dense, routed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,11 @@ class Records:
 
     Args:
         folder: made if missing.
-        count: images of the dataset.
+        names: of the dataset's images, in order.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder, count
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder, self.names = folder, names
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self, index: int) -> ImageRecord:
@@ -86,8 +86,8 @@ class Records:
         write_text(self._path(index), json.dumps(asdict(record)))
 
     def all(self) -> list[ImageRecord]:
-        """Every image's record, in the dataset's order."""
-        return [self.read(index) for index in range(self.count)]
+        """Every image's record, in order."""
+        return [self.read(index) for index in range(len(self.names))]
 
     def _path(self, index: int) -> Path:
-        return self.folder / f'{index:05d}.json'
+        return self.folder / f'{index:05d}_{self.names[index]}.json'

@@ -14,6 +14,7 @@ from cp_basicsr.routing.policy import check_budget
 from cp_basicsr.tools.ranks import place
 
 from .classsr import Patches
+from .images import Images
 from .measuring import LoadSubject, Plan, load_image, measure
 from .networks import OptionFile, title_of
 from .pages import write_pages
@@ -50,18 +51,19 @@ def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, setting
     name = Path(file.label).name
     border = scale if scale > 1 else 0
     load = _loader(model, settings.protocol, scale, border)
-    plan, notes = _plan(model, load_image(dataset, 0, load), settings)
+    images = Images(dataset)
+    plan, notes = _plan(model, load_image(images, 0, load), settings)
     folder = out / 'records' / f'{name}-{file.fingerprint}-{settings.protocol}' / title.replace(' ', '_')
-    records = Records(folder, len(dataset))
+    records = Records(folder, images.names)
     rank, world = place()
-    measure(dataset, load, plan, records, border, rank, world)
+    measure(images, load, plan, records, border, rank, world)
     if rank == 0 and settings.timed:
-        time_rows(dataset, load, plan, records, settings.timed)
+        time_rows(images, load, plan, records, settings.timed)
     table = make_table(title, file.label, model.net.labels, plan, settings.protocol, scale, records.all())
     table.notes += notes
     table.rows += _published(model.net, dataset, scale)
     if rank == 0 and settings.pages:
-        write_pages(dataset, load, plan, out / 'pages' / name / folder.name, settings.pages)
+        write_pages(images, load, plan, out / 'pages' / name / folder.name, settings.pages)
     return table
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cp_basicsr.tools.report import machine
 
+from .images import Images
 from .measuring import LoadSubject, Plan, control_maps, load_image
 from .records import Records
 
@@ -15,11 +15,11 @@ REPEATS = 3  # of which the fastest counts: what disturbs a run only ever slows 
 
 
 @torch.no_grad()
-def time_rows(dataset: Dataset, load: LoadSubject, plan: Plan, records: Records, count: int) -> None:
+def time_rows(images: Images, load: LoadSubject, plan: Plan, records: Records, count: int) -> None:
     """Time every row on the first images of a set.
 
     Args:
-        dataset: a test set of BasicSR's.
+        images: the dataset's.
         load: makes the subject of a batch and a name.
         plan: the rows.
         records: complete; they take the seconds.
@@ -29,7 +29,7 @@ def time_rows(dataset: Dataset, load: LoadSubject, plan: Plan, records: Records,
     maps = control_maps(plan, everything) if plan.free else {}
     for index in tqdm(range(min(count, len(everything))), desc=f'{records.folder.name}, seconds', unit='image'):
         record = everything[index]
-        subject = load_image(dataset, index, load)
+        subject = load_image(images, index, load)
         here = {key: levels[index] for key, levels in maps.items()} or {
             key: levels[0] for key, levels in control_maps(plan, [record]).items()
         }
