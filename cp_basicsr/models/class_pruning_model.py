@@ -150,6 +150,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         if self.stage == stage:
             return
         self.stage = stage
+        self._flips: dict[str, float] = {}
         net = self.net
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name in self._trainable and self._learns(name, stage.name))
@@ -258,7 +259,12 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         done = current_iter - self.stage.first + 1
         if done % options.refresh_interval or done > options.freeze_at * self.stage.iters:
             return {}
-        return {'mask_flips': refresh_ranks(self.net)}
+        self._flips = {'mask_flips': refresh_ranks(self.net)}
+        return self._flips
+
+    def get_current_log(self) -> dict[str, float]:
+        """Numbers of the last step, and of the stage's last refresh of ranks, which seldom falls on a logged step."""
+        return self.log_dict | self._flips
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Exponential moving average of the parameters; buffers are copied: ranks and BatchNorm statistics must fit."""
