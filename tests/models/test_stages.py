@@ -215,6 +215,18 @@ def test_ranks_are_refreshed_until_they_freeze(tmp_path: Path) -> None:
     assert 0 < flips[2] < 1
 
 
+def test_flips_are_logged_until_the_stage_ends(tmp_path: Path) -> None:
+    """BasicSR logs every print_freq iterations, on which a refresh need not fall."""
+    options = training_options(tmp_path, iters=3, ranks={'refresh_interval': 2, 'freeze_at': 1})
+    options['train']['optim_g'] |= {'lr': 0.02}
+    model = build(options)
+    logged = []
+    for iteration in range(1, 5):
+        train(model, iteration, iteration)
+        logged.append(model.get_current_log().get('mask_flips'))
+    assert logged[0] is None and logged[1] > 0 and logged[2] == logged[1] and logged[3] is None
+
+
 @pytest.mark.parametrize(
     ('weights', 'ranks'), [('per_level', {'refresh_interval': 1}), ('shared', {'refresh_interval': 0})]
 )
