@@ -11,14 +11,14 @@ network instead would change nothing: none of them skips zeros inside a layer. W
 by name. Ours runs at each level of `m: 4`, `levels: [1, 2, 4]`, and along mixes of levels drawn at random for tiles of
 16 pixels, classifier and policy included in time and MACs. Every output is checked against PyTorch's eager code.
 
-Contenders run in turn, in rounds; medians over the rounds count. In the tables,
+Contenders run in turn, in rounds; medians over the rounds count. A sample that other processes disturbed is taken again
+while --patience lasts. In the tables,
 
     MACs ratio = dense MACs / MACs
     time ratio = seconds of the fastest float32 rival / seconds
     efficiency = time ratio / MACs ratio
 
-so 1 means that the MACs that were saved saved as much time, counted from the fastest rival. Timings mean something on
-a machine that does nothing else: the load is logged first.
+so 1 means that the MACs that were saved saved as much time, counted from the fastest rival.
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ from cp_basicsr.tools.benchmarking.networks import LQ_720P, NETWORKS, Network, c
 from cp_basicsr.tools.benchmarking.overhead import overhead
 from cp_basicsr.tools.benchmarking.results import Result
 from cp_basicsr.tools.benchmarking.rivals import RIVALS, RivalUnavailableError
-from cp_basicsr.tools.benchmarking.timing import interleaved, log_load
+from cp_basicsr.tools.benchmarking.timing import Timer, log_load
 from cp_basicsr.tools.report import write_text
 
 ROUNDS = 9
 QUICK_ROUNDS = 3
+PATIENCE = 60.0
 QUICK_SIZE = (64, 64)
 QUICK_MEGAPIXELS = (0.1, 0.25, 0.5)
 DEFAULT_NETWORK = 'edsr'  # of --scaling and --overhead
 
 
-def compare(network: Network, size: tuple[int, int], rounds: int, rivals: Sequence[str]) -> list[Result]:
+def compare(network: Network, size: tuple[int, int], timer: Timer, rivals: Sequence[str]) -> list[Result]:
     """Every contender on one input; a rival that cannot run, or computes something else, is logged and left out.
 
     Args:
         network: what is timed.
         size: height and width of the input, pixels.
-        rounds: of timing.
+        timer: how to time.
         rivals: keys of the runtimes.
     """
     net, x = network.build(), network.sample(size)
@@ -76,7 +77,7 @@ def compare(network: Network, size: tuple[int, int], rounds: int, rivals: Sequen
             continue
         contenders[contender.name], errors[contender.name] = contender, error
     dense = net.macs(x.shape[1:]).dense
-    seconds = interleaved({name: contender.run for name, contender in contenders.items()}, rounds)
+    seconds = timer.interleaved({name: contender.run for name, contender in contenders.items()})
     return [
         Result(
             network.title, size, name, each.precision, each.ours, each.macs, dense, tuple(seconds[name]), errors[name]
@@ -91,7 +92,7 @@ def _tables(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     parts: list[str] = []
     for network in options.networks:
         for size in options.sizes or network.sizes:
-            tables.append(compare(network, size, options.rounds, options.rivals))
+            tables.append(compare(network, size, options.timer, options.rivals))
             heading = f'**{network.title}, input {size[1]} x {size[0]}, output '
             heading += f'{size[1] * network.scale} x {size[0] * network.scale}**'
             parts.append(f'{heading}\n\n{results.as_markdown(tables[-1])}')
@@ -102,7 +103,7 @@ def _tables(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 def _scaling(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     network, size = options.networks[0], (options.sizes or [LQ_720P])[0]
-    curves = scaling.scaling(network, options.rounds, options.megapixels, size)
+    curves = scaling.scaling(network, options.timer, options.megapixels, size)
     title = f'{network.title}, N:{scaling.M}'
     if options.chart:
         chart.curves(curves, options.chart, f'{title}. {environment()}')
@@ -112,7 +113,7 @@ def _scaling(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 def _overhead(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     network, size = options.networks[0], (options.sizes or [LQ_720P])[0]
-    measured = overhead(network, size, options.rounds)
+    measured = overhead(network, size, options.timer)
     text = f'**Routing of {network.title}, input {size[1]} x {size[0]}**\n\n{measured.as_markdown()}'
     shares = {'routing_share': measured.routing_share, 'map_share': measured.map_share}
     return text, {'overhead': {'network': network.title, 'size': size, **vars(measured), **shares}}
@@ -170,8 +171,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add('--sizes', nargs='+', type=read_size, metavar='HxW', help='input pixels (default: 256x256 and 180x320)')
     add('--rivals', nargs='*', metavar='NAME', help=f'of: {", ".join(rival.key for rival in RIVALS)} (default: all)')
     add('--rounds', type=read_count, help=f'of timing (default: {ROUNDS})')
+    add(
+        '--patience',
+        type=float,
+        default=PATIENCE,
+        metavar='SECONDS',
+        help=f'to wait in each table for other processes to leave the machine alone (default: {PATIENCE:g})',
+    )
     add('--threads', type=read_count, help="of every contender (default: PyTorch's choice)")
-    add('--quick', action='store_true', help=f'{QUICK_ROUNDS} rounds on small inputs')
+    add('--quick', action='store_true', help=f'{QUICK_ROUNDS} rounds on small inputs, without patience')
     add('--json', type=Path, metavar='FILE', help='write every figure there')
     add('--out', type=Path, metavar='FILE', help='write the Markdown there, too')
     add('--chart', type=Path, metavar='FILE', help='draw it, PNG or SVG')
@@ -196,7 +204,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.networks = chosen(options.networks or list(everything))
     keys = [rival.key for rival in RIVALS]
     options.rivals = keys if options.rivals is None else [check_choice(k, keys, '--rivals') for k in options.rivals]
-    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    options.timer = Timer(rounds, 0.0 if options.quick else options.patience)
     options.megapixels = QUICK_MEGAPIXELS if options.quick else scaling.MEGAPIXELS
     if options.quick:
         options.sizes = options.sizes or [QUICK_SIZE]

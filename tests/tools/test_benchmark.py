@@ -14,6 +14,7 @@ from cp_basicsr.tools import benchmark
 from cp_basicsr.tools.benchmarking import contenders, rivals
 from cp_basicsr.tools.benchmarking.networks import Network
 from cp_basicsr.tools.benchmarking.rivals import Rival, RivalUnavailableError
+from cp_basicsr.tools.benchmarking.timing import Timer
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -30,7 +31,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch.inference_mode()
 def compare(*names: str) -> list[Any]:
-    return benchmark.compare(TINY, SIZE, rounds=2, rivals=names)
+    return benchmark.compare(TINY, SIZE, Timer(rounds=2), names)
 
 
 def test_rows() -> None:

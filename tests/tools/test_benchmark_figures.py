@@ -12,6 +12,7 @@ from cp_basicsr.tools.benchmarking import chart, results, scaling, timing
 from cp_basicsr.tools.benchmarking.mixes import drawn_map, level_shares
 from cp_basicsr.tools.benchmarking.overhead import Overhead
 from cp_basicsr.tools.benchmarking.results import Result
+from cp_basicsr.tools.benchmarking.timing import Timer
 
 COSTS = torch.tensor([0.25, 0.5, 1.0])
 
@@ -117,7 +118,7 @@ def test_overhead() -> None:
 def test_every_round_runs_every_contender_and_begins_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(timing, '_repeated', lambda run: (run(), float(len(order)))[1])
-    seconds = timing.interleaved({name: lambda name=name: order.append(name) for name in 'abc'}, rounds=2)
+    seconds = Timer(rounds=2).interleaved({name: lambda name=name: order.append(name) for name in 'abc'})
     assert ''.join(order) == 'abc' + 'abc' + 'bca'
     assert seconds == {'a': [4, 9], 'b': [5, 7], 'c': [6, 8]}
 
@@ -145,16 +146,44 @@ def test_load_is_logged(load: float, warned: bool, log: list[str], monkeypatch: 
     assert any(entry.startswith('WARNING') for entry in log) is warned
 
 
-@pytest.mark.parametrize(('busy', 'warned'), [(20.5, False), (24.0, True), (math.nan, False)])
-def test_others_on_the_machine_are_warned_of(
-    busy: float, warned: bool, log: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Over 10 s on 2 cores this process takes 20 s: 0.5 s of others are 2.5 %, 4 s are 20 %."""
-    clocks = iter([(0.0, 0.0, 0.0), (busy, 20.0, 10.0)])
-    monkeypatch.setattr(timing, '_clocks', lambda: next(clocks))
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Over each second on 2 cores this process takes 1 s; the list says for how many seconds others do, in turn."""
+    others: list[float] = []
+    totals = [0.0, 0.0, 0.0]
+
+    def clock() -> tuple[float, ...]:
+        clock.calls += 1
+        if clock.calls % 2 == 0:
+            totals[:] = [totals[0] + 1 + others.pop(0), totals[1] + 1, totals[2] + 1]
+        return tuple(totals)
+
+    clock.calls = 0
+    monkeypatch.setattr(timing, '_clocks', clock)
     monkeypatch.setattr(timing.os, 'cpu_count', lambda: 2)
-    timing.interleaved({}, rounds=0)
-    assert any('Other processes took 20 %' in entry for entry in log) is warned
+    monkeypatch.setattr(timing.time, 'sleep', lambda _: None)
+    return others
+
+
+def test_a_disturbed_sample_is_taken_again(
+    clocks: list[float], log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.2 s of others in a second of 2 cores are 10 %, 0.05 s are 2.5 %."""
+    samples = [7.0, 5.0]
+    monkeypatch.setattr(timing, '_repeated', lambda _: samples.pop(0))
+    clocks += [0.2, 0.2, 0.05, 0.05]  # the first sample, two looks, the second sample
+    assert Timer(rounds=1, patience=100).interleaved({'a': lambda: None}) == {'a': [5.0]}
+    assert not clocks and not any(entry.startswith('WARNING') for entry in log)
+
+
+@pytest.mark.parametrize(('others', 'warned'), [([0.05, 0.05], False), ([0.05, 0.2], True), ([math.nan] * 2, False)])
+def test_without_patience_a_disturbed_sample_counts_and_is_warned_of(
+    others: list[float], warned: bool, clocks: list[float], log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, '_repeated', lambda _: 1.0)
+    clocks += others
+    assert Timer(rounds=2).interleaved({'a': lambda: None}) == {'a': [1.0, 1.0]}
+    assert any('1 of 2 samples were taken while other processes' in entry for entry in log) is warned
 
 
 @pytest.mark.parametrize('suffix', chart.FORMATS)

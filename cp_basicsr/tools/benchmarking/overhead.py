@@ -12,7 +12,7 @@ from cp_basicsr.sparsity.placement import TileGrid
 
 from .mixes import drawn_map
 from .networks import Network
-from .timing import interleaved
+from .timing import Timer
 
 BUDGET = 0.5
 
@@ -66,7 +66,7 @@ def _percent(share: float) -> str:
     return f'{100 * share:.2f}'
 
 
-def overhead(network: Network, size: tuple[int, int], rounds: int) -> Overhead:
+def overhead(network: Network, size: tuple[int, int], timer: Timer) -> Overhead:
     """Measure on one input of ``size``: height and width in pixels."""
     net, x = network.build(), network.sample(size)
     costs = net.costs(x.shape[1:])
@@ -82,7 +82,7 @@ def overhead(network: Network, size: tuple[int, int], rounds: int) -> Overhead:
     }
     for level, name in enumerate(uniform):
         runs[name] = lambda level=level: net.run_base(x, UniformRoute(level))
-    seconds = {name: median(rounds) for name, rounds in interleaved(runs, rounds).items()}
+    seconds = {name: median(rounds) for name, rounds in timer.interleaved(runs).items()}
     held = grids[0].at(*size).flatten()
     shares = held.bincount(minlength=len(costs)).double() / len(held)
     return Overhead(

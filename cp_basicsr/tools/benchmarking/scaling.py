@@ -13,7 +13,7 @@ from basicsr.utils import get_root_logger
 
 from .networks import LQ_720P, Network
 from .rivals import RIVALS
-from .timing import interleaved
+from .timing import Timer
 
 M = 8
 LEVELS = tuple(range(1, M + 1))
@@ -34,13 +34,13 @@ def size_for(megapixels: float, scale: int, multiple: int) -> tuple[int, int]:
 
 
 def scaling(
-    network: Network, rounds: int, megapixels: Sequence[float] = MEGAPIXELS, size: tuple[int, int] = LQ_720P
+    network: Network, timer: Timer, megapixels: Sequence[float] = MEGAPIXELS, size: tuple[int, int] = LQ_720P
 ) -> Curves:
     """Median seconds with M = 8 and N = 1 to 8.
 
     Args:
         network: what is timed.
-        rounds: of each point.
+        timer: how to time.
         megapixels: of the output, for the curve against image size.
         size: of the input, pixels, for the curves against density and threads.
 
@@ -49,33 +49,33 @@ def scaling(
     """
     net = network.build(LEVELS, M)
     return {
-        'megapixels of output': _against_size(network, net, rounds, megapixels),
-        f'density, input {size[1]} x {size[0]}': _against_density(network, net, rounds, size),
-        f'threads, input {size[1]} x {size[0]}': _against_threads(network, net, rounds, size),
+        'megapixels of output': _against_size(network, net, timer, megapixels),
+        f'density, input {size[1]} x {size[0]}': _against_density(network, net, timer, size),
+        f'threads, input {size[1]} x {size[0]}': _against_threads(network, net, timer, size),
     }
 
 
-def _against_size(network: Network, net: Any, rounds: int, megapixels: Sequence[float]) -> dict[str, Points]:
+def _against_size(network: Network, net: Any, timer: Timer, megapixels: Sequence[float]) -> dict[str, Points]:
     lines: dict[str, Points] = {}
     for size in (size_for(each, network.scale, net.multiple) for each in megapixels):
         pixels = size[0] * size[1] * network.scale**2 / 1e6
-        _add(lines, pixels, _runs(network, net, size, (net.pattern.densest, HALF, 0)), rounds)
+        _add(lines, pixels, _runs(network, net, size, (net.pattern.densest, HALF, 0)), timer)
     return lines
 
 
-def _against_density(network: Network, net: Any, rounds: int, size: tuple[int, int]) -> dict[str, Points]:
-    seconds = interleaved(_runs(network, net, size, range(len(LEVELS))), rounds)
+def _against_density(network: Network, net: Any, timer: Timer, size: tuple[int, int]) -> dict[str, Points]:
+    seconds = timer.interleaved(_runs(network, net, size, range(len(LEVELS))))
     dense = median(seconds.pop(RIVAL.name))
     points = [(n / M, median(seconds[_name(net, level)])) for level, n in enumerate(LEVELS)]
     return {'ours': points, f'{RIVAL.name}, dense': [(points[0][0], dense), (1.0, dense)]}
 
 
-def _against_threads(network: Network, net: Any, rounds: int, size: tuple[int, int]) -> dict[str, Points]:
+def _against_threads(network: Network, net: Any, timer: Timer, size: tuple[int, int]) -> dict[str, Points]:
     lines: dict[str, Points] = {}
     most = torch.get_num_threads()
     for threads in sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most}):
         with _threads(threads):
-            _add(lines, threads, _runs(network, net, size, (net.pattern.densest, HALF, 0)), rounds)
+            _add(lines, threads, _runs(network, net, size, (net.pattern.densest, HALF, 0)), timer)
     return lines
 
 
@@ -89,9 +89,9 @@ def _name(net: Any, level: int) -> str:
     return f'ours, {net.labels[level]}'
 
 
-def _add(lines: dict[str, Points], position: float, runs: dict[str, Callable[[], object]], rounds: int) -> None:
+def _add(lines: dict[str, Points], position: float, runs: dict[str, Callable[[], object]], timer: Timer) -> None:
     """One more point on each curve."""
-    for name, seconds in interleaved(runs, rounds).items():
+    for name, seconds in timer.interleaved(runs).items():
         lines.setdefault(name, []).append((position, median(seconds)))
         get_root_logger().info(f'{name} at {position:g}: {1e3 * median(seconds):.1f} ms')
 

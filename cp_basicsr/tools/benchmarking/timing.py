@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -14,27 +14,64 @@ from basicsr.utils import get_root_logger
 from tqdm import tqdm
 
 BUSY = 0.5  # load for each core above which timings are doubtful
-DISTURBED = 0.05  # share of the machine that others may take
+DISTURBED = 0.05  # share of the machine's processor time that others may take during a sample
 SHORT = 0.2  # seconds that a short contender is repeated for in each round
+PAUSE = 0.3  # seconds, between looks at a machine that is busy with something else
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round; every round runs all of them, so that drift hits all alike.
+@dataclass(frozen=True)
+class Timer:
+    """How to time.
 
-    Each contender has run once before. In a round it runs for :data:`SHORT` seconds, at least once, and the median
-    counts; the first run after another contender is left out where it is short, for it finds cold caches and, for some
-    milliseconds, another runtime's threads still spinning. The round's first contender changes.
+    Attributes:
+        rounds: how often each contender's turn comes.
+        patience: seconds in all to wait for other processes to leave the machine alone; a sample that they disturbed
+            is taken again. (Known on Linux only.) When it is used up, disturbed samples count, and the log says so.
     """
-    for run in runs.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
-    with _warned_of_others():
-        for index in tqdm(range(rounds), unit='round', leave=False):
+
+    rounds: int
+    patience: float = 0.0
+
+    def interleaved(self, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+        """Seconds of each contender in each round; every round runs all of them, so that drift hits all alike.
+
+        Each contender runs once beforehand. In a round it runs for :data:`SHORT` seconds, at least once, and the median
+        counts; the first run after another contender is left out where it is short, for it finds cold caches and, for
+        some milliseconds, another runtime's threads still spinning. The round's first contender changes.
+        """
+        for run in runs.values():
+            run()
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        names = list(runs)
+        disturbed, patience = 0, self.patience
+        for index in tqdm(range(self.rounds), unit='round', leave=False):
             start = index % len(names)
             for name in names[start:] + names[:start]:
-                seconds[name].append(_repeated(runs[name]))
-    return seconds
+                sample, others, patience = _sample(runs[name], patience)
+                seconds[name].append(sample)
+                disturbed += others > DISTURBED
+        if disturbed:
+            get_root_logger().warning(
+                f'{disturbed} of {self.rounds * len(names)} samples were taken while other processes used more than '
+                f'{100 * DISTURBED:.0f} % of the processors: timings are too long and uneven. Repeat this measurement.'
+            )
+        return seconds
+
+
+def _sample(run: Callable[[], object], patience: float) -> tuple[float, float, float]:
+    """Seconds of a run, the share that others took meanwhile, and the patience left."""
+    while True:
+        before = _clocks()
+        seconds = _repeated(run)
+        others = _others(before)
+        if others <= DISTURBED or patience <= 0:
+            return seconds, others, patience
+        start = time.perf_counter()
+        while others > DISTURBED and time.perf_counter() - start < patience:
+            before = _clocks()
+            time.sleep(PAUSE)
+            others = _others(before)
+        patience -= time.perf_counter() - start + seconds
 
 
 def _repeated(run: Callable[[], object]) -> float:
@@ -67,18 +104,10 @@ def log_load() -> float:
     return load
 
 
-@contextmanager
-def _warned_of_others() -> Iterator[None]:
-    """Warn if other processes took much of the machine within the block (where the system tells: Linux)."""
-    before = _clocks()
-    yield
+def _others(before: tuple[float, float, float]) -> float:
+    """Share of the machine's processor time that other processes have taken since; 0 where it is unknown."""
     busy, own, wall = (end - start for end, start in zip(_clocks(), before, strict=True))
-    share = max(busy - own, 0.0) / (wall * (os.cpu_count() or 1))
-    if share > DISTURBED:
-        get_root_logger().warning(
-            f'Other processes took {100 * share:.0f} % of the processor time during this measurement: its timings are '
-            'too long and uneven. Repeat it.'
-        )
+    return 0.0 if math.isnan(busy) else max(busy - own, 0.0) / (wall * (os.cpu_count() or 1))
 
 
 def _clocks() -> tuple[float, float, float]:
