@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from basicsr.data import build_dataset
 from basicsr.models import build_model
+from basicsr.utils import set_random_seed
 from torch.utils.data import Dataset
 
 from cp_basicsr.routing.policy import check_budget
@@ -42,6 +43,7 @@ def tables_of(file: OptionFile, out: Path, settings: Settings) -> list[Table]:
         OptionError: a dataset cannot be used.
     """
     datasets = [build_dataset(block) for _, block in sorted(file.opt['datasets'].items())]
+    set_random_seed(file.opt['manual_seed'])  # a classifier without a checkpoint is the same on every rank
     model = build_model(file.opt)
     return [_table_of(file, model, dataset, out, settings) for dataset in datasets]
 
