@@ -58,11 +58,13 @@ def compare(network: Network, size: tuple[int, int], timer: Timer, rivals: Seque
 
     Args:
         network: what is timed.
-        size: height and width of the input, pixels.
+        size: height and width of the input, pixels; rounded up to what the network takes.
         timer: how to time.
         rivals: keys of the runtimes.
     """
-    net, x = network.build(), network.sample(size)
+    net = network.build()
+    x = network.sample(size, net.multiple)
+    size = tuple(x.shape[-2:])
     logger = get_root_logger()
     logger.info(f'{network.title}, input {size[1]} x {size[0]}: preparing.')
     contenders: dict[str, Contender] = {}
@@ -93,8 +95,9 @@ def _tables(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     for network in options.networks:
         for size in options.sizes or network.sizes:
             tables.append(compare(network, size, options.timer, options.rivals))
-            heading = f'**{network.title}, input {size[1]} x {size[0]}, output '
-            heading += f'{size[1] * network.scale} x {size[0] * network.scale}**'
+            height, width = tables[-1][0].size
+            heading = f'**{network.title}, input {width} x {height}, output '
+            heading += f'{width * network.scale} x {height * network.scale}**'
             parts.append(f'{heading}\n\n{results.as_markdown(tables[-1])}')
     if options.chart:
         chart.bars(tables, options.chart, environment())
@@ -114,9 +117,9 @@ def _scaling(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 def _overhead(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     network, size = options.networks[0], (options.sizes or [LQ_720P])[0]
     measured = overhead(network, size, options.timer)
-    text = f'**Routing of {network.title}, input {size[1]} x {size[0]}**\n\n{measured.as_markdown()}'
+    text = f'**Routing of {network.title}, input {measured.size[1]} x {measured.size[0]}**\n\n{measured.as_markdown()}'
     shares = {'routing_share': measured.routing_share, 'map_share': measured.map_share}
-    return text, {'overhead': {'network': network.title, 'size': size, **vars(measured), **shares}}
+    return text, {'overhead': {'network': network.title, **vars(measured), **shares}}
 
 
 @torch.inference_mode()

@@ -159,3 +159,8 @@ def test_a_wrong_argument_is_named(arguments: list[str], message: str, capsys: p
     with pytest.raises(SystemExit) as stop:
         benchmark.main(arguments)
     assert message in f'{stop.value} {capsys.readouterr().err}'
+
+
+def test_sizes_are_rounded_up_to_what_the_network_takes() -> None:
+    assert TINY.sample((180, 320), multiple=8).shape == (1, 3, 184, 320)
+    assert TINY.sample((180, 320)).shape == (1, 3, 180, 320)

@@ -109,7 +109,7 @@ def test_table_of_curves() -> None:
 
 def test_overhead() -> None:
     """Classifier and policy 2 ms and a mix 3 ms above its parts, of 500 ms: 1 %."""
-    measured = Overhead(dense=0.5, classifier=0.001, choice=0.002, dense_by_map=0.505, mix=0.303, parts=0.3)
+    measured = Overhead((180, 320), dense=0.5, classifier=0.001, choice=0.002, dense_by_map=0.505, mix=0.303, parts=0.3)
     assert measured.routing_share == pytest.approx(0.01)
     assert measured.map_share == pytest.approx(0.01)
     assert '| routing in all | 5.00 | 1.00 |' in measured.as_markdown()

@@ -62,9 +62,15 @@ class Network:
         sparsity = {'m': m, 'levels': list(levels)}
         return build_network({'type': 'ClassPruningNet', 'base': dict(self.base), 'sparsity': sparsity}).eval()
 
-    def sample(self, size: tuple[int, int]) -> Tensor:
-        """One input of ``size``: float32 ``[1, C, H, W]`` in [0, 1), the same at every call."""
-        return torch.rand((1, self.channels, *size), generator=torch.Generator().manual_seed(SEED))
+    def sample(self, size: tuple[int, int], multiple: int = 1) -> Tensor:
+        """One input, float32 ``[1, C, H, W]`` in [0, 1), the same at every call.
+
+        Args:
+            size: height and width, pixels.
+            multiple: to whose multiples they are rounded up, where the network needs it (SwinIR's windows).
+        """
+        height, width = (-(-side // multiple) * multiple for side in size)
+        return torch.rand((1, self.channels, height, width), generator=torch.Generator().manual_seed(SEED))
 
 
 _SWINIR_LIGHT = {

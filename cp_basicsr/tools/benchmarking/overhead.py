@@ -22,6 +22,7 @@ class Overhead:
     """Median seconds on one input.
 
     Attributes:
+        size: height and width of the input, pixels.
         dense: the densest level, uniform.
         classifier: the prediction.
         choice: classifier and policy together, at a budget.
@@ -30,6 +31,7 @@ class Overhead:
         parts: what the mix would take if each tile took its share of the time of a uniform run at its level.
     """
 
+    size: tuple[int, int]
     dense: float
     classifier: float
     choice: float
@@ -67,8 +69,10 @@ def _percent(share: float) -> str:
 
 
 def overhead(network: Network, size: tuple[int, int], timer: Timer) -> Overhead:
-    """Measure on one input of ``size``: height and width in pixels."""
-    net, x = network.build(), network.sample(size)
+    """Measure on one input of ``size``: height and width in pixels, rounded up to what the network takes."""
+    net = network.build()
+    x = network.sample(size, net.multiple)
+    size = tuple(x.shape[-2:])
     costs = net.costs(x.shape[1:])
     levels = drawn_map(size, DEFAULT_TILE, costs, BUDGET)
     grids = [TileGrid(each, DEFAULT_TILE, *size) for each in (levels, levels.clone().fill_(net.pattern.densest))]
@@ -86,6 +90,7 @@ def overhead(network: Network, size: tuple[int, int], timer: Timer) -> Overhead:
     held = grids[0].at(*size).flatten()
     shares = held.bincount(minlength=len(costs)).double() / len(held)
     return Overhead(
+        size=size,
         dense=seconds[uniform[-1]],
         classifier=seconds['classifier'],
         choice=seconds['choice'],

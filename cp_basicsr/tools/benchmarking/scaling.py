@@ -80,7 +80,7 @@ def _against_threads(network: Network, net: Any, timer: Timer, size: tuple[int, 
 
 
 def _runs(network: Network, net: Any, size: tuple[int, int], levels: Sequence[int]) -> dict[str, Callable[[], object]]:
-    x = network.sample(size)
+    x = network.sample(size, net.multiple)
     runs = {_name(net, level): (lambda level=level: net(x, level=level)) for level in levels}
     return {RIVAL.name: RIVAL.prepare(net.bake(-1), x), **runs}
 
