@@ -33,6 +33,7 @@ from .adapters import (
 from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
 from .state import describe, load_any_state
 from .strips import Footprint, padded_halo
+from .swinir_maps import on_maps
 from .tiled import cut_costs
 
 # Names under which architectures take their number of input channels: BasicSR's own, then those of NAFNet, Restormer
@@ -102,7 +103,7 @@ class ClassPruningNet(nn.Module):
         self.choice: RoutingChoice | None = None
         self.not_placeable: dict[tuple[int, ...], str] = {}
         self.warned: set[str] = set()
-        self.engine = NetworkEngine(self.multiple, TRACE_LEAVES, _log)
+        self.engine = NetworkEngine(self.multiple, TRACE_LEAVES, _log, on_maps)
         self.footprint = Footprint()
         self._mac_tables: dict[tuple[int, ...], MacTable] = {}
 

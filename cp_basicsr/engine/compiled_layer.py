@@ -10,11 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from . import threads
+from .driver import driver
 from .geometry import Scratch
 from .instructions import FLOAT, PIXELS, InstructionSet
 from .job import PLANE, Activation, Job, LevelCode
 from .kernel import Kernel, kernel_of
-from .memory import ROOM, empty_map
+from .memory import empty_map, readable_beyond
 from .schedule import Schedule
 
 
@@ -125,7 +126,7 @@ class CompiledLayer:
         out_height, out_width = self.out_size(height, width)
         factor = epilogue.shuffle
         output = empty_map(images, self.out_width // factor**2, out_height * factor, out_width * factor)
-        residual = None if epilogue.residual is None else _readable_beyond(epilogue.residual)
+        residual = None if epilogue.residual is None else readable_beyond(epilogue.residual)
         job = Job(
             planes=planes.ctypes.data,
             height=height,
@@ -161,7 +162,8 @@ class CompiledLayer:
             segments=schedule.segments.ctypes.data,
             upwards=upwards,
         )
-        threads.run(job, self.scratch.floats + self.scratch.positions * self.block * PIXELS)
+        floats = self.scratch.floats + self.scratch.positions * self.block * PIXELS
+        threads.run(driver(), job, job.band_count, floats)
         return output
 
 
@@ -177,12 +179,3 @@ def _planes(x: Tensor) -> np.ndarray:
 
 def _with_adjacent_columns(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 or x.shape[3] == 1 else x.contiguous()
-
-
-def _readable_beyond(residual: Tensor) -> Tensor:
-    """The residual where a vector that reaches over the end of a row still reads memory that exists."""
-    storage = residual.untyped_storage().nbytes() // residual.element_size()
-    last = residual.storage_offset() + sum((n - 1) * s for n, s in zip(residual.shape, residual.stride(), strict=True))
-    if residual.stride(3) == 1 and last + ROOM <= storage:
-        return residual
-    return empty_map(*residual.shape).copy_(residual)

@@ -34,9 +34,13 @@ class FusedLayer(nn.Module):
         return active_route().run_with(self._layer[0], x, epilogue)
 
 
+class Step(nn.Module):
+    """A module that tracing does not look into."""
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, PrunableLayer) or super().is_leaf_module(module, name)
+        return isinstance(module, (PrunableLayer, Step)) or super().is_leaf_module(module, name)
 
 
 def fused(
@@ -204,11 +208,13 @@ def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _activation(node: fx.Node, modules: dict[str, nn.Module], channels: int) -> tuple[Activation, Tensor | None] | None:
-    """Kind and slopes of ReLU, LeakyReLU and PReLU."""
+    """Kind and slopes of ReLU, LeakyReLU, PReLU and GELU."""
     if node.op == 'call_module':
         module = modules.get(node.target)
         if isinstance(module, nn.ReLU):
             return Activation.RELU, None
+        if isinstance(module, nn.GELU):
+            return (Activation.GELU, None) if module.approximate == 'none' else None
         if isinstance(module, nn.LeakyReLU):
             return Activation.SLOPE, torch.tensor([float(module.negative_slope)])
         if isinstance(module, nn.PReLU) and module.weight.numel() in (1, channels):
@@ -216,6 +222,8 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module], channels: int) -> 
     elif node.op in ('call_function', 'call_method'):
         if node.target in _RELU:
             return Activation.RELU, None
+        if node.target is F.gelu:
+            return (Activation.GELU, None) if len(node.args) == 1 and not node.kwargs else None
         if node.target in _LEAKY:
             arguments = dict(zip(('input', 'negative_slope', 'inplace'), node.args, strict=False)) | node.kwargs
             slope = arguments.get('negative_slope', 0.01)

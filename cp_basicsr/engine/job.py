@@ -14,6 +14,7 @@ class Activation(IntEnum):
     NONE = 0
     RELU = 1
     SLOPE = 2  # LeakyReLU and PReLU: a factor for each channel where the value is negative
+    GELU = 3  # the exact one, with the error function
 
 
 class Job(ctypes.Structure):

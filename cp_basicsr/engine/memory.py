@@ -74,6 +74,15 @@ def empty_map(images: int, channels: int, height: int, width: int) -> Tensor:
     return block.as_strided((images, channels, height, width), (channels * plane, plane, pitch, 1))
 
 
+def readable_beyond(x: Tensor) -> Tensor:
+    """A feature map itself, or a copy if a vector that reaches over the end of a row might leave its memory."""
+    storage = x.untyped_storage().nbytes() // x.element_size()
+    last = x.storage_offset() + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    if x.stride(3) == 1 and last + ROOM <= storage:
+        return x
+    return empty_map(*x.shape).copy_(x)
+
+
 def _odd_lines(floats: int) -> int:
     lines = -(-floats * FLOAT // LINE)
     return (lines + (lines % 2 == 0)) * LINE // FLOAT

@@ -36,7 +36,8 @@ class NetworkEngine:
     Args:
         multiple: heights and widths of inputs must be multiples of it.
         leaf_functions: functions of the network's code that tracing does not look into.
-        special: gives a program made for one architecture by hand, or None for networks that are traced.
+        special: gives a network that computes the same by other means, made for one architecture and traced in place of
+            it; None for all others.
         say: is told once, in one sentence, what runs how.
     """
 
@@ -110,10 +111,10 @@ class NetworkEngine:
         from .instructions import instruction_set
 
         instructions = instruction_set(name)
-        program, dense, why = self.special(base) or base, [], None
-        if x.dim() == 4 and program is base:
+        program, dense, why = base, [], None
+        if x.dim() == 4:
             try:
-                program, dense = fused(base, instructions.outputs, self.leaf_functions)
+                program, dense = fused(self.special(base) or base, instructions.outputs, self.leaf_functions)
             except Exception as error:  # the network's own code, run on symbols, may raise anything
                 why = f'{type(error).__name__} while tracing'
         self._compiled = compile_layers(base, dense, instructions)

@@ -124,6 +124,8 @@ def applied(epilogue: Epilogue, output: Tensor) -> Tensor:
         output = F.relu(output)
     elif epilogue.activation is Activation.SLOPE:
         output = F.prelu(output, epilogue.slopes)
+    elif epilogue.activation is Activation.GELU:
+        output = F.gelu(output)
     if epilogue.shuffle > 1:
         output = F.pixel_shuffle(output, epilogue.shuffle)
     if epilogue.residual is not None:

@@ -10,6 +10,7 @@ from llvmlite import ir
 from .instructions import PIXELS
 from .ir import I32, I64, VECTOR, ZEROS, Builder, i64
 from .job import Activation
+from .vector_math import gelu
 
 SHUFFLES = (1, 2, 3, 4)  # factors of PixelShuffle that the store does by itself
 
@@ -135,6 +136,8 @@ class Storing:
         value = b.fadd(value, b.splat(b.element(bias, channel), VECTOR))
         if activation is Activation.NONE:
             return value
+        if activation is Activation.GELU:
+            return gelu(b, value)
         # Written so that NaN stays NaN.
         below = ZEROS
         if activation is Activation.SLOPE:

@@ -14,32 +14,39 @@ from pathlib import Path
 
 import torch
 
-from .driver import Team, driver
 from .instructions import FLOAT
-from .job import Job
+from .native import Routine, Team
 
 _ALIGNMENT = 4096
 _local = threading.local()
 
 
-def run(job: Job, scratch_floats: int) -> None:
-    """Run a job to its end with ``torch.get_num_threads()`` threads, this one among them."""
-    size = max(1, min(torch.get_num_threads(), job.band_count))
+def run(routine: Routine, job: ctypes.Structure, pieces: int, scratch_floats: int) -> None:
+    """Run a job to its end with ``torch.get_num_threads()`` threads, this one among them.
+
+    Args:
+        routine: works on such jobs.
+        job: told to the routine.
+        pieces: of work; more threads than these would find nothing to do.
+        scratch_floats: memory of each thread, aligned to a page.
+    """
+    size = max(1, min(torch.get_num_threads(), pieces))
     stride = scratch_floats * FLOAT + -(scratch_floats * FLOAT) % _ALIGNMENT
     team = Team(ctypes.addressof(job), _scratch(size * stride), stride)
     library = _openmp()
     if size == 1:
-        driver().run(team.job, team.scratch)
+        routine.run(team.job, team.scratch)
     elif library is not None:
-        library.GOMP_parallel(driver().member, ctypes.addressof(team), size, 0)
+        routine.use_thread_number(library.omp_get_thread_num)
+        library.GOMP_parallel(routine.member, ctypes.addressof(team), size, 0)
     else:
-        _run_in_python_threads(team, size)
+        _run_in_python_threads(routine, team, size)
 
 
-def _run_in_python_threads(team: Team, size: int) -> None:
-    pending = [_pool(size - 1).submit(driver().run, team.job, team.scratch + k * team.stride) for k in range(1, size)]
+def _run_in_python_threads(routine: Routine, team: Team, size: int) -> None:
+    pending = [_pool(size - 1).submit(routine.run, team.job, team.scratch + k * team.stride) for k in range(1, size)]
     try:
-        driver().run(team.job, team.scratch)
+        routine.run(team.job, team.scratch)
     finally:
         for task in pending:
             # A helper that another network keeps busy has nothing left to do here.
@@ -65,7 +72,6 @@ def _openmp() -> ctypes.CDLL | None:
         if all(hasattr(library, name) for name in ('GOMP_parallel', 'omp_get_thread_num')):
             library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
             library.GOMP_parallel.restype = None
-            driver().use_thread_number(library.omp_get_thread_num)
             return library
     return None
 
