@@ -57,7 +57,7 @@ def compile_layers(net: nn.Module, dense: Iterable[nn.Conv2d], instructions: Ins
         if geometry.activation is not None:
             compiled.activations[module] = geometry.activation
     for module in dense:
-        geometry = plain_convolution(module)
+        geometry = _geometry(module)
         if _why_not(module, geometry) is None:
             everything = torch.ones_like(module.weight, dtype=torch.bool)
             levels = [_as_kernel(module.weight, module.bias, everything)]
@@ -65,8 +65,17 @@ def compile_layers(net: nn.Module, dense: Iterable[nn.Conv2d], instructions: Ins
     return compiled
 
 
-def _geometry(module: PrunableLayer) -> Convolution | None:
-    return Convolution() if isinstance(module, NMLinear) else module.as_convolution()
+def why_not_compiled(module: nn.Module) -> str | None:
+    """Why no code is made for a prunable layer or dense convolution; None: it is."""
+    return _why_not(module, _geometry(module))
+
+
+def _geometry(module: nn.Module) -> Convolution | None:
+    if isinstance(module, NMLinear):
+        return Convolution()
+    if isinstance(module, PrunableLayer):
+        return module.as_convolution()
+    return plain_convolution(module) if isinstance(module, nn.Conv2d) else None
 
 
 def _why_not(module: nn.Module, geometry: Convolution | None) -> str | None:

@@ -27,6 +27,11 @@ def nothing_special(base: nn.Module) -> None:
     """No program is made for ``base`` by hand."""
 
 
+def unobserved(route: Route) -> Route:
+    """The route itself."""
+    return route
+
+
 class NetworkEngine:
     """Compiles a base network when it first runs, and again when its parameters have changed.
 
@@ -39,6 +44,9 @@ class NetworkEngine:
         special: gives a network that computes the same by other means, made for one architecture and traced in place of
             it; None for all others.
         say: is told once, in one sentence, what runs how.
+
+    Attributes:
+        untraced: why the network that was compiled last runs layer by layer; None: it is traced, or none was compiled.
     """
 
     def __init__(
@@ -60,6 +68,7 @@ class NetworkEngine:
     def forget(self) -> None:
         """Compile anew at the next run."""
         self._state: tuple | None = None
+        self.untraced: str | None = None
         self._compiled: CompiledNetwork | None = None
         self._program: Callable[[Tensor], Tensor] | None = None
         self._accelerator.forget()
@@ -71,13 +80,22 @@ class NetworkEngine:
     def __reduce__(self) -> tuple:
         return NetworkEngine, (self.multiple, self.leaf_functions, self.say, self.special)
 
-    def run(self, base: nn.Module, x: Tensor, route: Route, precision: str = DEFAULT_PRECISION) -> Tensor:
+    def run(
+        self,
+        base: nn.Module,
+        x: Tensor,
+        route: Route,
+        precision: str = DEFAULT_PRECISION,
+        observe: Callable[[Route], Route] = unobserved,
+    ) -> Tensor:
         """``base(x)`` along ``route``, which counts what ran as ever.
 
         Args:
             base, x, route: the network, its input and the levels to run at.
             precision: what layers compute in, a key of :data:`cp_basicsr.precision.PRECISIONS`. The output has the type
                 of ``x`` in each.
+            observe: on the CPU, is given the route that layers are run by and gives the one to run them by: a wrapper
+                that takes notes, say.
         """
         try:
             _check_mode(base)
@@ -86,10 +104,10 @@ class NetworkEngine:
             self._prepare(base, x, precision)
         except EngineUnavailableError as error:
             self._say_once(f'Layers run on the masked reference path: {error}.')
-            return run_reference(base, x, route, precision)
+            return run_reference(base, x, observe(route), precision)
         from .route import EngineRoute
 
-        with routed(EngineRoute(route, self._compiled)):
+        with routed(observe(EngineRoute(route, self._compiled))):
             output = self._program(x)
         return output.contiguous() if isinstance(output, Tensor) else output
 
@@ -120,7 +138,7 @@ class NetworkEngine:
         self._compiled = compile_layers(base, dense, instructions)
         if program is not base and not self._agrees(program, base, x):
             program, why = base, 'the traced network computes something else'
-        self._program = program
+        self._program, self.untraced = program, why
         self._report(base, name, why)
 
     def _agrees(self, program: Callable[[Tensor], Tensor], base: nn.Module, x: Tensor) -> bool:

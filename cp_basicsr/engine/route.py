@@ -48,9 +48,9 @@ class EngineRoute(Route):
         Several inputs stand for their concatenation along the channels. A global layer (a map of 1 x 1) and what is not
         compiled run in PyTorch.
         """
-        layer = self.compiled.layers.get(module)
         parts = [x] if isinstance(x, Tensor) else list(x)
-        if layer is None or not _fits(module, parts, layer):
+        layer = self.compiled_layer(module, parts)
+        if layer is None:
             x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
             output = self.route.run(module, x) if isinstance(module, PrunableLayer) else module(x)
             return applied(epilogue, output)
@@ -64,6 +64,11 @@ class EngineRoute(Route):
         if epilogue.residual is not None and not _same_shape(epilogue.residual, shape, epilogue.shuffle):
             return applied(epilogue, self._compute(layer, parts, schedule))
         return self._compute(layer, parts, schedule, epilogue)
+
+    def compiled_layer(self, module: nn.Module, parts: Sequence[Tensor]) -> CompiledLayer | None:
+        """The compiled layer that computes a module's outputs for these inputs; None: PyTorch does."""
+        layer = self.compiled.layers.get(module)
+        return layer if layer is not None and _fits(module, parts, layer) else None
 
     def _compute(
         self, layer: CompiledLayer, x: Tensor | Sequence[Tensor], schedule: Schedule, epilogue: Epilogue = PLAIN
