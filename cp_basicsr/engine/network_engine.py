@@ -46,6 +46,7 @@ class NetworkEngine:
         say: is told once, in one sentence, what runs how.
 
     Attributes:
+        refused: why the last run on the CPU was not compiled; None: it was.
         untraced: why the network that was compiled last runs layer by layer; None: it is traced, or none was compiled.
     """
 
@@ -68,6 +69,7 @@ class NetworkEngine:
     def forget(self) -> None:
         """Compile anew at the next run."""
         self._state: tuple | None = None
+        self.refused: str | None = None
         self.untraced: str | None = None
         self._compiled: CompiledNetwork | None = None
         self._program: Callable[[Tensor], Tensor] | None = None
@@ -103,10 +105,12 @@ class NetworkEngine:
                 return self._accelerator.run(base, x, route, precision).contiguous()
             self._prepare(base, x, precision)
         except EngineUnavailableError as error:
+            self.refused = str(error)
             self._say_once(f'Layers run on the masked reference path: {error}.')
             return run_reference(base, x, observe(route), precision)
         from .route import EngineRoute
 
+        self.refused = None
         with routed(observe(EngineRoute(route, self._compiled))):
             output = self._program(x)
         return output.contiguous() if isinstance(output, Tensor) else output
