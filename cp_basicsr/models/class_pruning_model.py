@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
 from cp_basicsr.archs.restoring import check_by_tile, level_costs, padded, restore_by_map
 from cp_basicsr.options import OptionError
-from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.precision import check_precision, computing_in
+from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.sparsity import adopt_dense_values, refresh_ranks, set_straight_through
 
 from .calibrating import HeldOutImages, RecentBatches
@@ -28,6 +28,7 @@ from .objectives import Objectives
 from .option_check import check_options
 from .saving import SavingMixin
 from .stages import Stage
+from .starting_levels import reconstruct
 from .training_options import TrainingOptions
 from .validating import ValidationMixin
 
@@ -113,8 +114,8 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         if self.net.weights == 'per_level' and not given:
             get_root_logger().warning(
                 'network_g.sparsity.weights is per_level without path.pretrain_network_g: the dense level is never '
-                'trained, so it stays random. Give a checkpoint of the base network, start train.stages with stage dense, '
-                'or use `weights: shared`.'
+                'trained, so it stays random. Give a checkpoint of the base network, let train.stages start with a '
+                'stage dense, or use `weights: shared`.'
             )
         criteria = build_criteria(self.opt['train'], self.training_options.plan)
         self.criteria = {name: loss.to(self.device) for name, loss in criteria.items()}
@@ -191,7 +192,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         self.net_g.train()
         if self.stage.name == 'classifier':
             self.net.base.eval()
-        elif self.net.weights == 'per_level' and self.stage.name != 'dense':  # BatchNorm statistics belong to the untouched base
+        elif self.net.weights == 'per_level' and self.stage.name != 'dense':  # BatchNorm belongs to the untouched base
             for module in self.net.base.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -207,6 +208,9 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         self._enter_stage(self.training_options.plan.at(current_iter))
         self._check_budgets()
+        if self.stage.name == 'supernet' and current_iter == self.stage.first and self.training_options.reconstruct:
+            reconstruct(self._nets(), self.calibration_images.patches or [self.lq], self.opt['dist'])
+            self._set_modes()
         self.optimizer_g.zero_grad()
         with self._random_numbers_of(current_iter):
             with computing_in(self.training_options.precision, self.device):

@@ -31,6 +31,13 @@ class Objectives:
         self.model = model
         self.observed: dict[str, float] = {}
 
+    def dense(self, current_iter: int) -> dict[str, Tensor]:
+        """The base network alone."""
+        self.observed = {}
+        densest = self.model.net.pattern.densest
+        outputs, _ = self.model.net_g(self.model.lq, each_level=[densest])
+        return self._restoration(outputs[densest], self.model.gt, 'dense')
+
     def supernet(self, current_iter: int) -> dict[str, Tensor]:
         """Sandwich: the densest level, the sparsest, and one between."""
         self.observed = {}

@@ -25,6 +25,8 @@ TRAIN_KEYS = (
     'joint',
     'calibration',
     'grad_clip_norm',
+    'precision',
+    'reconstruct',
     'oracle_opt',
     'budget_opt',
     'confidence_opt',

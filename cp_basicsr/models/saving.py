@@ -20,14 +20,14 @@ class SavingMixin:
     """Checkpoints of ClassPruningModel; stands before SRModel in its bases."""
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save networks and training state; after the supernet stage the networks are calibrated first."""
+        """Save networks and training state; once a classifier learns the networks are calibrated first."""
         self.calibrate()
         super().save(epoch, current_iter)
 
     @master_only
     def calibrate(self) -> None:
         """Fit the policy's curves on held-out images (``train.calibration.dataset``)."""
-        patches = [] if self.stage.name == 'supernet' else self.calibration_images.patches
+        patches = [] if self.stage.name in ('dense', 'supernet') else self.calibration_images.patches
         if not patches:
             return
         for net in self._nets():

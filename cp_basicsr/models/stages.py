@@ -8,7 +8,7 @@ from typing import Any
 
 from cp_basicsr.options import OptionError, check_choice, check_keys
 
-STAGE_NAMES = ('supernet', 'classifier', 'joint')
+STAGE_NAMES = ('dense', 'supernet', 'classifier', 'joint')
 JOINT_LR_FACTOR = 0.1
 FINAL_LR = 1e-7
 
@@ -18,7 +18,7 @@ class Stage:
     """One stage.
 
     Attributes:
-        name: 'supernet', 'classifier' or 'joint'.
+        name: 'dense', 'supernet', 'classifier' or 'joint'.
         first: its first iteration; BasicSR counts from 1.
         iters: its length.
         optim_g: options of its optimiser, as ``train.optim_g``.

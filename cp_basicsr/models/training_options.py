@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cp_basicsr.options import OptionError, check_choice, check_keys, check_number
+from cp_basicsr.precision import DEFAULT_PRECISION
 
 from .stages import StagePlan
+
+TRAINING_PRECISIONS = (DEFAULT_PRECISION, 'bf16')  # fp16 would need its losses scaled
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,9 @@ class TrainingOptions:
 
     Attributes:
         plan: the stages.
+        precision: what layers compute in while they train (``precision``); weights and optimiser stay float32.
+        reconstruct: whether levels with values of their own start from a least-squares fit to the dense network on
+            the calibration images (``reconstruct``), or from the dense values with zeros written in.
         distill: share ``a`` of a sparse level's loss that is measured against the dense output (``sandwich.distill``).
         mixed_weight: weight of a further output of the supernet stage, on which neighbouring tiles run at random levels
             (``sandwich.mixed``); 0 leaves it out. Levels with values of their own need it to be routed by tile: trained
@@ -36,6 +42,8 @@ class TrainingOptions:
     """
 
     plan: StagePlan
+    precision: str
+    reconstruct: bool
     distill: float
     mixed_weight: float
     refresh_interval: int
@@ -63,6 +71,8 @@ class TrainingOptions:
         clip = train.get('grad_clip_norm')
         return cls(
             plan=StagePlan(train),
+            precision=check_choice(train.get('precision', DEFAULT_PRECISION), TRAINING_PRECISIONS, 'train.precision'),
+            reconstruct=check_choice(train.get('reconstruct', True), [True, False], 'train.reconstruct'),
             distill=check_number(sandwich.get('distill', 0.5), 'train.sandwich.distill', 0, 1),
             mixed_weight=check_number(sandwich.get('mixed', 0.0), 'train.sandwich.mixed', 0, 1e6),
             refresh_interval=int(

@@ -63,10 +63,12 @@ class ValidationMixin:
             self._forced_choice = None
 
     def nondist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Validate one dataset. While the supernet learns there is no route yet: each level is validated."""
+        """Validate one dataset. Before there is a route each level that learns is validated."""
         name = dataloader.dataset.opt['name']
-        if self.is_train and self.stage.name == 'supernet' and self.choice.level is None:
-            for level in range(len(self.net.levels)):
+        unrouted = self.stage.name if self.is_train and self.choice.level is None else None
+        if unrouted in ('dense', 'supernet'):
+            densest = self.net.pattern.densest
+            for level in range(densest if unrouted == 'dense' else 0, densest + 1):
                 with self.using(replace(self.choice, budget=None, level=level)):
                     label = f'{name}/level{level}'
                     self._validate(dataloader, label, current_iter, tb_logger, save_img, suffix=f'level{level}')

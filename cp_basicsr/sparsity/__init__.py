@@ -2,6 +2,7 @@
 
 from .convert import (
     ConversionReport,
+    adopt_dense_values,
     bake_state_dict,
     convert,
     native_state_dict,
@@ -14,6 +15,7 @@ from .macs import MacTable, trace_macs
 from .masks import level_mask, weight_ranks
 from .pattern import NMPattern, PatternError
 from .placement import ImagePlacement, Placement, TokenPlacement, UnplacedLayerError, WindowPlacement
+from .reconstruction import reconstruct_levels, starts_dense
 from .route import LevelMapRoute, Route, UniformRoute, active_route, routed
 
 __all__ = [
@@ -35,15 +37,18 @@ __all__ = [
     'UnplacedLayerError',
     'WindowPlacement',
     'active_route',
+    'adopt_dense_values',
     'bake_state_dict',
     'convert',
     'level_mask',
     'native_state_dict',
     'plain_convolution',
     'prunable_layers',
+    'reconstruct_levels',
     'refresh_ranks',
     'routed',
     'set_straight_through',
+    'starts_dense',
     'trace_macs',
     'weight_ranks',
 ]

@@ -134,6 +134,12 @@ def refresh_ranks(net: nn.Module) -> float:
     return sum(layer.refresh_ranks() for layer in layers) / sum(layer.ranks.numel() for layer in layers)
 
 
+def adopt_dense_values(net: nn.Module) -> None:
+    """Let every level of a supernet start anew from the dense values: ranks and, with ``per_level``, own values."""
+    for layer in prunable_layers(net).values():
+        layer.adopt_dense_values()
+
+
 def _named_places(net: nn.Module) -> Iterator[tuple[str, PrunableLayer]]:
     """Prunable layers under every name they have: one that stands at two places has two in a state dict."""
     for name, layer in net.named_modules(remove_duplicate=False):

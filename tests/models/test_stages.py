@@ -61,7 +61,7 @@ def test_defaults_and_overrides_of_optimiser_and_scheduler() -> None:
         ({'stages': [{'name': 'supernet', 'iters': True}]}, r'stages\[0\]\.iters is True'),
         (
             {'stages': [{'name': 'joint', 'iters': 2}, {'name': 'classifier', 'iters': 2}]},
-            r"stages\[1\]\.name is 'classifier' after 'joint'; the order is supernet, classifier, joint",
+            r"stages\[1\]\.name is 'classifier' after 'joint'; the order is dense, supernet, classifier, joint",
         ),
         ({'stages': [{'name': 'joint', 'iters': 2}, {'name': 'joint', 'iters': 2}]}, r"is 'joint' after 'joint'"),
         ({'total_iter': 5}, r'iters 4 = 4, but train\.total_iter is 5; make them equal \(total_iter: 4\)'),
@@ -231,8 +231,8 @@ def test_flips_are_logged_until_the_stage_ends(tmp_path: Path) -> None:
     ('weights', 'ranks'), [('per_level', {'refresh_interval': 1}), ('shared', {'refresh_interval': 0})]
 )
 def test_ranks_that_never_change(weights: str, ranks: dict[str, Any], tmp_path: Path) -> None:
-    """per_level: they belong to the base's own values, which stay."""
-    options = training_options(tmp_path, iters=3, ranks=ranks)
+    """per_level: they belong to the base's own values, which stay; only the least-squares start chooses them anew."""
+    options = training_options(tmp_path, iters=3, ranks=ranks, reconstruct=False)
     options['network_g'] = network_options(weights=weights)
     model = build(options)
     before = ranks_of(model.net)
