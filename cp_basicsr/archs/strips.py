@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 LIMIT = 7 * 2**29  # bytes of feature maps at once; EDSR-baseline restores 3840 x 2160 pixels within it
 WORTH_ASKING = LIMIT / (512 * 512)  # bytes for each lq pixel; no architecture of BasicSR's comes near so many
 FARTHEST = 256  # lq rows; strips of networks that reach further would be mostly halo
+HALVINGS = 4  # of a network's maps, at most; deeper pyramids should say what their inputs must be multiples of
+SAME = 1e-4  # of the largest output: how far outputs of a moved image may be from the moved outputs
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Lq rows above and below that an output row depends on, where strips begin at multiples of ``step`` rows."""
+
+    rows: int
+    step: int
 
 
 @dataclass
@@ -33,14 +43,13 @@ class Footprint:
         inexact: lq rows above and below the strips of a network that depends on the whole image; None: it is run at
             once, whatever the limit says.
         bytes_per_pixel: of feature maps, for each lq pixel.
-        reach: lq rows above and below that an output row depends on, by the number of rows that strips are multiples
-            of; None: it depends on the whole image.
+        reach: by the number of rows that strips are asked to be multiples of; None: outputs depend on the whole image.
     """
 
     limit: int = LIMIT
     inexact: int | None = None
     bytes_per_pixel: float | None = None
-    reach: dict[int, int | None] = field(default_factory=dict)
+    reach: dict[int, Reach | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,11 @@ def planned_strips(net: ClassPruningNet, x: Tensor, step: int) -> Strips | None:
         return None
     if step not in needs.reach:
         needs.reach[step] = _reach(net, x, step)
-    if needs.reach[step] is None:
+    reach = needs.reach[step]
+    if reach is None:
         size = needs.bytes_per_pixel * pixels / 2**30
         raise WholeImageError(f'images such as {tuple(x.shape[-2:])} take {size:.1f} GiB')
-    return strips_within(net, x, step, needs.reach[step])
+    return strips_within(net, x, reach.step, reach.rows)
 
 
 def strips_within(net: ClassPruningNet, x: Tensor, step: int, halo: int) -> Strips:
@@ -139,8 +149,22 @@ def _bytes_per_pixel(net: ClassPruningNet, x: Tensor) -> float:
     return peak.bytes / (height * width)
 
 
-def _reach(net: ClassPruningNet, x: Tensor, step: int) -> int | None:
-    """Lq rows above and below that an output row depends on, where strips begin at multiples of ``step``.
+def _reach(net: ClassPruningNet, x: Tensor, step: int) -> Reach | None:
+    """How far the network sees, with a step at which it computes the same wherever an image begins.
+
+    What a network that halves its maps makes of a row depends on whether the row is an even one.
+    """
+    for wider in (step * 2**halvings for halvings in range(HALVINGS + 1)):
+        rows = _rows_seen(net, x, wider)
+        if rows is None:
+            return None
+        if _moves(net, x, wider, rows):
+            return Reach(rows, wider)
+    return None
+
+
+def _rows_seen(net: ClassPruningNet, x: Tensor, step: int) -> int | None:
+    """Lq rows that an output row depends on, above and below a border at a multiple of ``step``.
 
     NaN travels along every dependence, however weak, so that one pass shows them all.
     """
@@ -154,6 +178,17 @@ def _reach(net: ClassPruningNet, x: Tensor, step: int) -> int | None:
         if reach < half:
             return reach
     return None
+
+
+def _moves(net: ClassPruningNet, x: Tensor, step: int, rows: int) -> bool:
+    """Whether an image that begins ``step`` rows later gives the same, but for ``rows`` at its borders."""
+    height = padded_halo(2 * rows, step) + 2 * step
+    image = torch.rand((1, x.shape[1], height, _side(net)), generator=torch.Generator().manual_seed(0)).to(x)
+    whole, moved = (net.run_level(part, -1) for part in (image, image[..., step:, :]))
+    scale = whole.shape[-2] // height
+    expected = whole[..., (step + rows) * scale : (height - rows) * scale, :]
+    found = moved[..., rows * scale : (height - step - rows) * scale, :]
+    return bool((found - expected).abs().max() <= SAME * whole.abs().max())
 
 
 class _PeakMemory(TorchDispatchMode):
