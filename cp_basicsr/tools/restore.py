@@ -236,11 +236,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = _parser()
     options = parser.parse_args(arguments)
     # A batch system's time limit: as an exception, so that a half-written file is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         sys.exit(run(options, lambda message: parser.exit(UNUSABLE, f'{parser.prog}: error: {message}\n')))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 if __name__ == '__main__':

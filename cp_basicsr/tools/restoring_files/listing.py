@@ -102,10 +102,13 @@ def _pictures(text: str, out: Path, several: bool) -> Iterator[tuple[Path, Path]
     else:
         raise InputError(f'{text}: no such file or folder (looked for it from {Path.cwd()}).')
     made, empty = out.resolve(), True
+    inside = root.resolve() in made.parents  # then what an earlier run made is not restored again
     for file in sorted(files):
         place = file.relative_to(root)
         hidden = any(part.startswith('.') for part in place.parts)
-        if hidden or file.suffix.lower() not in FORMATS or not file.is_file() or made in file.resolve().parents:
+        if hidden or file.suffix.lower() not in FORMATS or not file.is_file():
+            continue
+        if inside and made in file.resolve().parents:
             continue
         empty = False
         yield file, prefix / place
@@ -116,9 +119,8 @@ def _pictures(text: str, out: Path, several: bool) -> Iterator[tuple[Path, Path]
 
 def _root(pattern: Path) -> Path:
     """The folders of a glob before its first wildcard."""
-    plain = [part for part in pattern.parts]
-    first = next(index for index, part in enumerate(plain) if glob.has_magic(part))
-    return Path(*plain[:first])
+    first = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
+    return Path(*pattern.parts[:first])
 
 
 def _check_suffix(path: Path) -> None:

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# Restoring is wasted on a file that loses it again: little compression where a format has losses.
+# Restoring is wasted on a file that loses it again. Of WebP's two kinds the one without losses, with the least effort:
+# a quarter of a second for 6 megapixels and smaller than PNG; with the most effort it is a fifth smaller in 40 seconds.
 OPTIONS = {
-    'PNG': {'compress_level': 3},
+    'PNG': {'compress_level': 1},
     'JPEG': {'quality': 95, 'subsampling': 0},
-    'WEBP': {'quality': 95},
+    'WEBP': {'lossless': True, 'quality': 0, 'method': 0, 'exact': True},
     'BMP': {},
 }
 PNG_HEADER = 33  # bytes of signature and IHDR, after which iCCP may stand
@@ -89,7 +90,7 @@ def _deep_png(pixels: np.ndarray, profile: bytes | None) -> bytes:
     """OpenCV writes 16-bit colour, but no colour profile."""
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    content = cv2.imencode('.png', pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+    content = cv2.imencode('.png', pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
     if profile is None:
         return content
     body = b'iCCP' + b'ICC profile\0\0' + zlib.compress(profile)  # PNG 1.2, section 4.2.2.4
