@@ -2,7 +2,8 @@
 
 The only N:M pattern that a GPU computes faster than dense. It holds every level that keeps at most two of four
 neighbouring weights (1:4 too), in half precision, for widths that the kernels take, and only Linear layers: cuDNN has
-no sparse convolutions. Small layers wait for memory, not for multiplications, so both ways are timed.
+no sparse convolutions. Small layers wait for memory, not for multiplications (and large ones were slower on an H100,
+pytorch issue 153825), so both ways are timed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What both of PyTorch's kernels, CUTLASS and cuSPARSELt, take (torch/sparse/semi_structured.py).
-OUT_MULTIPLE, IN_MULTIPLE = 32, 64
+MULTIPLE = 16  # of both widths, as cuSPARSELt wants it in half precision (torch/sparse/semi_structured.py)
 SAMPLE_TOKENS = 16384  # those of 128 x 128 pixels
 WARM_UP, REPEATS = 3, 10
 
@@ -23,7 +23,7 @@ def fits(weight: Tensor) -> bool:
     """Whether a weight can be stored so: ``[out, in]``, half precision, at most two non-zeros in each four inputs."""
     if weight.dim() != 2 or weight.dtype not in (torch.float16, torch.bfloat16):
         return False
-    if weight.shape[0] % OUT_MULTIPLE or weight.shape[1] % IN_MULTIPLE:
+    if weight.shape[0] % MULTIPLE or weight.shape[1] % MULTIPLE:
         return False
     return bool(((weight != 0).unflatten(1, (-1, 4)).sum(dim=2) <= 2).all())
 
