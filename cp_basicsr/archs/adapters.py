@@ -79,6 +79,13 @@ class NMECB(PrunableLayer, ECB):
 LAYER_ADAPTERS: dict[type[nn.Module], type[PrunableLayer]] = {ECB: NMECB}
 
 
+@torch.no_grad()
+def dense_weight(module: nn.Module) -> Tensor | None:
+    """The weight ``[out, in, *kernel]`` that a layer without levels computes with; None: it has none."""
+    adapter = LAYER_ADAPTERS.get(type(module))
+    return getattr(module, 'weight', None) if adapter is None else adapter.dense_values(module)[0]
+
+
 def operator_flops() -> dict[Any, Callable[..., int]]:
     """FLOPs of operators that PyTorch's counter does not know: deformable convolution, where torchvision has it."""
     if not torchvision.extension._has_ops():

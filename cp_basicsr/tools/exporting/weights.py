@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from cp_basicsr.archs.adapters import LAYER_ADAPTERS
+from cp_basicsr.archs.adapters import dense_weight
 from cp_basicsr.archs.class_pruning_arch import build_base
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.models.checkpoints import read_state_dict
@@ -97,15 +97,8 @@ def _from_values(path: Path, values: Mapping[str, Tensor], metadata: Mapping[str
             f'{path} does not hold the {description.base.get("type")} that it describes: {error}'
         ) from error
     layers = (*description.pruned, *description.dense)
-    found = {name: _weight(plain.get_submodule(name)) for name in layers}
+    found = {name: dense_weight(plain.get_submodule(name)) for name in layers}
     return ExportedWeights(description, {name: weight for name, weight in found.items() if weight is not None})
-
-
-@torch.no_grad()
-def _weight(module: nn.Module) -> Tensor | None:
-    """The weight that a module of the plain network computes with."""
-    kind = LAYER_ADAPTERS.get(type(module))
-    return getattr(module, 'weight', None) if kind is None else kind.dense_values(module)[0]
 
 
 def _read_onnx(path: Path) -> ExportedWeights:

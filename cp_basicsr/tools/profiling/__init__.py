@@ -1,0 +1,1 @@
+"""Time and work of each layer inside a real forward pass."""
