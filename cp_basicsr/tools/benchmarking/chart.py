@@ -85,6 +85,8 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], pa
         for (name, points), (colour, marker, style) in zip(lines.items(), _LINES, strict=False):
             panel.plot(*zip(*points, strict=True), color=colour, marker=marker, linestyle=style, label=name)
         panel.set(xlabel=label, ylabel='seconds', xlim=(0, None), ylim=(0, None))
+        if all(position == int(position) for points in lines.values() for position, _ in points):
+            panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     figure.suptitle(caption, fontsize=8, wrap=True)
