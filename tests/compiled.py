@@ -104,6 +104,8 @@ def finished(sums: Tensor, epilogue: Epilogue) -> Tensor:
         sums = F.relu(sums)
     elif epilogue.activation is Activation.SLOPE:
         sums = F.prelu(sums, epilogue.slopes.to(sums.dtype))
+    elif epilogue.activation is Activation.GELU:
+        sums = F.gelu(sums)
     if epilogue.shuffle > 1:
         sums = F.pixel_shuffle(sums, epilogue.shuffle)
     return sums if epilogue.residual is None else sums * epilogue.scale + epilogue.residual

@@ -185,8 +185,13 @@ def window_attention(qkv: Tensor, heads: int, shift: int, bias: Tensor, scale: f
 
     Returns:
         float32 ``[B, C, H, W]``.
+
+    Raises:
+        ValueError: no whole number of windows covers the map.
     """
     images, channels, height, width = qkv.shape
+    if height % SIDE or width % SIDE:
+        raise ValueError(f'a map of {height} x {width} is no whole number of windows of {SIDE} x {SIDE}')
     out_channels = channels // 3
     output = empty_map(images, out_channels, height, width)
     job = _Job(
