@@ -28,6 +28,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ import torch
 from basicsr.utils import get_root_logger
 
 from cp_basicsr.options import OptionError, check_choice
+from cp_basicsr.precision import DEFAULT_PRECISION
 from cp_basicsr.tools.benchmarking import chart, results, scaling
 from cp_basicsr.tools.benchmarking.contenders import SAME, Contender, error_of, our_contenders, rival_contenders
 from cp_basicsr.tools.benchmarking.environment import environment
@@ -50,10 +52,17 @@ QUICK_ROUNDS = 3
 PATIENCE = 60.0
 QUICK_SIZE = (64, 64)
 QUICK_MEGAPIXELS = (0.1, 0.25, 0.5)
+OURS = (DEFAULT_PRECISION, 'bf16')  # precisions
 DEFAULT_NETWORK = 'edsr'  # of --scaling and --overhead
 
 
-def compare(network: Network, size: tuple[int, int], timer: Timer, rivals: Sequence[str]) -> list[Result]:
+def compare(
+    network: Network,
+    size: tuple[int, int],
+    timer: Timer,
+    rivals: Sequence[str],
+    precisions: Sequence[str] = (DEFAULT_PRECISION,),
+) -> list[Result]:
     """Every contender on one input; a rival that cannot run, or computes something else, is logged and left out.
 
     Args:
@@ -61,6 +70,7 @@ def compare(network: Network, size: tuple[int, int], timer: Timer, rivals: Seque
         size: height and width of the input, pixels; rounded up to what the network takes.
         timer: how to time.
         rivals: keys of the runtimes.
+        precisions: that our network computes in.
     """
     net = network.build()
     x = network.sample(size, net.multiple)
@@ -69,7 +79,8 @@ def compare(network: Network, size: tuple[int, int], timer: Timer, rivals: Seque
     logger.info(f'{network.title}, input {size[1]} x {size[0]}: preparing.')
     contenders: dict[str, Contender] = {}
     errors: dict[str, float] = {}
-    for contender in [*rival_contenders(net, x, rivals), *our_contenders(network, net, x)]:
+    ours = (our_contenders(network, net, x, precision) for precision in precisions)
+    for contender in chain(rival_contenders(net, x, rivals), *ours):
         if isinstance(contender, RivalUnavailableError):
             logger.warning(f'Skipped {contender}')
             continue
@@ -94,7 +105,7 @@ def _tables(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     parts: list[str] = []
     for network in options.networks:
         for size in options.sizes or network.sizes:
-            tables.append(compare(network, size, options.timer, options.rivals))
+            tables.append(compare(network, size, options.timer, options.rivals, options.precisions))
             height, width = tables[-1][0].size
             heading = f'**{network.title}, input {width} x {height}, output '
             heading += f'{width * network.scale} x {height * network.scale}**'
@@ -173,6 +184,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add('--networks', nargs='+', metavar='NAME', help=f'of: {", ".join(NETWORKS)} (default: all)')
     add('--sizes', nargs='+', type=read_size, metavar='HxW', help='input pixels (default: 256x256 and 180x320)')
     add('--rivals', nargs='*', metavar='NAME', help=f'of: {", ".join(rival.key for rival in RIVALS)} (default: all)')
+    add('--precisions', nargs='+', choices=OURS, default=[DEFAULT_PRECISION], help='of our network (default: fp32)')
     add('--rounds', type=read_count, help=f'of timing (default: {ROUNDS})')
     add(
         '--patience',

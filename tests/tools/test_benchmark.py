@@ -164,3 +164,12 @@ def test_a_wrong_argument_is_named(arguments: list[str], message: str, capsys: p
 def test_sizes_are_rounded_up_to_what_the_network_takes() -> None:
     assert TINY.sample((180, 320), multiple=8).shape == (1, 3, 184, 320)
     assert TINY.sample((180, 320)).shape == (1, 3, 180, 320)
+
+
+@torch.inference_mode()
+def test_our_network_in_bf16() -> None:
+    rows = benchmark.compare(TINY, SIZE, Timer(rounds=1), [], ['fp32', 'bf16'])
+    assert [row.name for row in rows if row.precision == 'bf16'] == [
+        f'ours, bf16, {name}' for name in ('4:4', '2:4', '1:4', 'mix at 0.5', 'mix at 0.35')
+    ]
+    assert all((1e-4 < row.error < 0.05) == (row.precision == 'bf16') for row in rows)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cp_basicsr.archs.restoring import choose_levels, restore_by_map
+from cp_basicsr.precision import DEFAULT_PRECISION
 from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
 from cp_basicsr.sparsity import LevelMapRoute, Route, UniformRoute, routed
 from cp_basicsr.sparsity.placement import TileGrid
@@ -66,46 +68,56 @@ def rival_contenders(net: Any, x: Tensor, wanted: Sequence[str]) -> Iterator[Con
                 yield error
 
 
-def our_contenders(network: Network, net: Any, x: Tensor) -> Iterator[Contender]:
-    """Our network at each level, dense first, and along a mix of levels for each of the network's budgets."""
+def our_contenders(network: Network, net: Any, x: Tensor, precision: str) -> Iterator[Contender]:
+    """Our network at each level, dense first, and along a mix of levels for each of the network's budgets.
+
+    Args:
+        network, net: what is timed, and it built.
+        x: the input.
+        precision: what the layers compute in, 'fp32' or 'bf16'.
+    """
     table = net.macs(x.shape[1:])
     for level in reversed(range(len(net.levels))):
         yield Contender(
-            f'ours, {net.labels[level]}',
-            'fp32',
+            f'{_prefix(precision)} {net.labels[level]}',
+            precision,
             True,
             table.level(level),
-            _level_runner(network, net, x, level),
-            _once(lambda level=level: _reference(net, x, UniformRoute(level))),
+            partial(_run_level, network, net, x, level, precision),
+            _once(partial(_reference, net, x, UniformRoute(level))),
         )
     for budget in network.budgets:
-        yield _mix(network, net, x, budget)
+        yield _mix(network, net, x, budget, precision)
 
 
-def _level_runner(network: Network, net: Any, x: Tensor, level: int) -> Callable[[], Tensor]:
+def _prefix(precision: str) -> str:
+    return 'ours,' if precision == DEFAULT_PRECISION else f'ours, {precision},'
+
+
+def _run_level(network: Network, net: Any, x: Tensor, level: int, precision: str) -> Tensor:
     """A network is called as users call it; a single layer as the networks that it is part of do."""
-    return (lambda: net(x, level=level)) if network.has_classifier else (lambda: net.run_level(x, level))
+    if network.has_classifier:
+        return net.restore(x, RoutingChoice(level=level, precision=precision)).image
+    return net.run_base(x, UniformRoute(level), precision)
 
 
-def _mix(network: Network, net: Any, x: Tensor, budget: float) -> Contender:
+def _mix(network: Network, net: Any, x: Tensor, budget: float, precision: str) -> Contender:
     """Levels drawn for a budget. With random weights a classifier chooses nothing sensible: it and the policy run and
     are counted, and then the drawn levels are taken."""
     levels = drawn_map(x.shape[-2:], DEFAULT_TILE, net.costs(x.shape[1:]), budget)
-    macs = restore_by_map(net, x, levels, DEFAULT_TILE).macs
+    macs = restore_by_map(net, x, levels, DEFAULT_TILE, precision=precision).macs
     choice = RoutingChoice(tile=DEFAULT_TILE)
 
     def run() -> Tensor:
         if network.has_classifier:
             choose_levels(net, x, choice)
-        return restore_by_map(net, x, levels, DEFAULT_TILE).image
+        return restore_by_map(net, x, levels, DEFAULT_TILE, precision=precision).image
 
     if network.has_classifier:
         macs += net.classifier_macs(x.shape[1:], DEFAULT_TILE)
-
-    def expected() -> Tensor:
-        return _reference(net, x, LevelMapRoute(TileGrid(levels, DEFAULT_TILE, *x.shape[-2:])))
-
-    return Contender(f'ours, mix at {budget:g}', 'fp32', True, macs, run, _once(expected))
+    route = LevelMapRoute(TileGrid(levels, DEFAULT_TILE, *x.shape[-2:]))
+    expected = _once(partial(_reference, net, x, route))
+    return Contender(f'{_prefix(precision)} mix at {budget:g}', precision, True, macs, run, expected)
 
 
 def _reference(net: Any, x: Tensor, route: Route) -> Tensor:
