@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--controls', nargs='*', choices=CONTROLS, default=CONTROLS, help='default: all three')
     parser.add_argument('--protocol', choices=PROTOCOLS, default='image', help='classsr: its patches (32, stride 28)')
     parser.add_argument('--dial', action='store_true', help='ten budgets: requested against measured MACs')
+    parser.add_argument('--images', type=int, metavar='N', help='only the first N images of each set')
     parser.add_argument('--time', type=int, default=0, metavar='N', help='time all rows again on N images of each set')
     parser.add_argument('--pages', type=int, default=0, metavar='N', help='draw level map and differences of N images')
     parser.add_argument('--readme', type=Path, metavar='FILE', help='put tables into this file')
@@ -89,7 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error('-opt and --out are needed, or --readme and --results')
     if options.pages and options.protocol != 'image':
         parser.error('--pages needs --protocol image: patches have no level map')
-    settings = Settings(options.budgets, options.controls, options.protocol, options.dial, options.time, options.pages)
+    settings = Settings(
+        options.budgets,
+        options.controls,
+        options.protocol,
+        options.dial,
+        images=options.images,
+        timed=options.time,
+        pages=options.pages,
+    )
     run(options.opt, options.out, settings)
     if place()[0] == 0:
         sys.stdout.write((options.out / 'results.md').read_text(encoding='utf-8'))

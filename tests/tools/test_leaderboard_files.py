@@ -17,6 +17,7 @@ from leaderboards import run
 
 from cp_basicsr.options import OptionError
 from cp_basicsr.tools import leaderboard
+from cp_basicsr.tools.leaderboards import testing
 from cp_basicsr.tools.leaderboards.measuring import Plan, measure
 from cp_basicsr.tools.leaderboards.readme import BEGIN, END
 from cp_basicsr.tools.leaderboards.results import Row, Table, compare_with_static
@@ -67,11 +68,8 @@ def test_what_is_recorded_is_not_measured_again(
     records_of(tmp_path)[1].unlink()
     assert without_seconds(run(options, tmp_path, *QUICK)) == without_seconds(first) and loaded == ['image1']
     rows = run(options, tmp_path, '--budgets', '0.6', '--controls', 'edge', 'random')[0]['rows']
-    assert [row['kind'] for row in rows[3:]] == ['routed', 'edge', 'random'] and loaded == [
-        'image1',
-        'image0',
-        'image1',
-    ]
+    assert [row['kind'] for row in rows[3:]] == ['routed', 'edge', 'random']
+    assert loaded == ['image1', 'image0', 'image1']
     assert rows[:4] == run(options, tmp_path, *QUICK)[0]['rows'][:4]
 
 
@@ -108,18 +106,15 @@ def test_a_killed_run_goes_on(options: dict[str, Any], tmp_path: Path) -> None:
 def test_two_processes_share_the_images(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each begins with its own; what the other has done it takes over, what it left it does."""
+    """Each begins with its own images. What the other has done is not done again, and what it left undone is done."""
     loaded = count_runs(monkeypatch)
-    for rank in ('1', '0'):
-        for name, value in (('RANK', rank), ('WORLD_SIZE', '2')):
-            monkeypatch.setenv(name, value)
-        if rank == '1':
-            visited: list[int] = []
-            monkeypatch.setattr('cp_basicsr.tools.leaderboards.testing.measure', _die_after_one(visited))
-            with pytest.raises(KeyboardInterrupt):
-                run(options, tmp_path, *QUICK)
-            assert visited == [1] and loaded == ['image1']
-            monkeypatch.setattr('cp_basicsr.tools.leaderboards.testing.measure', measure)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '1')
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(testing, 'measure', measure_one_and_die)
+        run(options, tmp_path, *QUICK)
+    assert loaded == ['image1'] and [path.name for path in records_of(tmp_path)] == ['00001_image1.json']
+    monkeypatch.setenv('RANK', '0')
     shared = run(options, tmp_path, *QUICK)
     assert loaded == ['image1', 'image0']
     for name in ('RANK', 'WORLD_SIZE'):
@@ -129,21 +124,25 @@ def test_two_processes_share_the_images(
     assert without_seconds(run(options, tmp_path, *QUICK)) == without_seconds(shared)
 
 
-def _die_after_one(visited: list[int]) -> Any:
-    """`measure` of a process that dies when its first record is written."""
+def measure_one_and_die(images: Any, load: Any, plan: Plan, records: Any, *arguments: Any) -> None:
+    """`measure` of a process that dies as soon as its first record is written."""
+    write = records.write
 
-    def measure_one(images: Any, load: Any, plan: Plan, records: Any, *arguments: Any) -> None:
-        write = records.write
+    def write_and_die(index: int, record: Any) -> None:
+        write(index, record)
+        raise KeyboardInterrupt
 
-        def last(index: int, record: Any) -> None:
-            write(index, record)
-            visited.append(index)
-            raise KeyboardInterrupt
+    records.write = write_and_die
+    measure(images, load, plan, records, *arguments)
 
-        records.write = last
-        measure(images, load, plan, records, *arguments)
 
-    return measure_one
+def test_the_first_images_only(options: dict[str, Any], tmp_path: Path) -> None:
+    """The rest can follow later."""
+    (table,) = run(options, tmp_path, *QUICK, '--images', '1')
+    assert table['images'] == 1 and 'val x2: the first 1 of 2 images only.' in table['notes']
+    assert [path.name for path in records_of(tmp_path)] == ['00000_image0.json']
+    (table,) = run(options, tmp_path, *QUICK)
+    assert table['images'] == 2 and table['notes'] == [] and len(records_of(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,18 @@ class Images:
 
     Args:
         dataset: a test set. One that does not tell its ``paths`` keeps its order, and numbers are names.
+        most: only the first so many count; None takes all.
 
     Attributes:
         names: of the images, in order; those of one name lie in several folders.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, most: int | None = None) -> None:
         self._dataset = dataset
         paths = [_path(path) for path in getattr(dataset, 'paths', [])]
         if len(paths) != len(dataset):
             paths = [f'{index:05d}' for index in range(len(dataset))]
-        self._order = sorted(range(len(paths)), key=paths.__getitem__)
+        self._order = sorted(range(len(paths)), key=paths.__getitem__)[:most]
         self.names = [Path(paths[index]).stem for index in self._order]
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ class Settings:
         controls: of :data:`cp_basicsr.routing.controls.CONTROLS`.
         protocol: ``image``, or ``classsr`` for patches of 32 lq pixels with stride 28.
         dial: whether ten budgets more are run, without controls.
+        images: only the first so many images of each set are tested; None takes all.
         timed: the first so many images of each set are timed again, row beside row.
         pages: of so many images of each set a page is drawn.
     """
@@ -28,5 +29,6 @@ class Settings:
     controls: Sequence[str] = CONTROLS
     protocol: str = 'image'
     dial: bool = False
+    images: int | None = None
     timed: int = 0
     pages: int = 0

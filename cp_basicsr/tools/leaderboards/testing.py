@@ -53,7 +53,7 @@ def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, setting
     name = Path(file.label).name
     border = scale if scale > 1 else 0
     load = _loader(model, settings.protocol, scale, border)
-    images = Images(dataset)
+    images = Images(dataset, settings.images)
     plan, notes = _plan(model, load_image(images, 0, load), settings)
     folder = out / 'records' / f'{name}-{file.fingerprint}-{settings.protocol}' / title.replace(' ', '_')
     records = Records(folder, images.names)
@@ -63,6 +63,8 @@ def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, setting
         time_rows(images, load, plan, records, settings.timed)
     table = make_table(title, file.label, model.net.labels, plan, settings.protocol, scale, records.all())
     table.notes += notes
+    if len(images) < len(dataset):
+        table.notes.append(f'{title}: the first {len(images)} of {len(dataset)} images only.')
     table.rows += _published(model.net, dataset, scale)
     if rank == 0 and settings.pages:
         write_pages(images, load, plan, out / 'pages' / name / folder.name, settings.pages)
