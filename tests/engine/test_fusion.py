@@ -232,3 +232,39 @@ def test_a_program_that_computes_something_else_is_not_used(compiled_code):
     first, second = engine.run(net, x, UniformRoute(0)), engine.run(net, x, UniformRoute(0))
     assert 'layer by layer (the traced network computes something else)' in said[0]
     assert not torch.allclose(first, second)
+
+
+class Pyramid(nn.Module):
+    """Four halvings, whose maps must fit the larger ones again: sides are multiples of 16."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(8, 8, 3, stride=2, padding=1) for _ in range(4))
+        self.up = nn.ModuleList(nn.Conv2d(8, 32, 1) for _ in range(4))
+        self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        maps = [self.first(x)]
+        for down in self.down:
+            maps.append(F.relu(down(maps[-1])))
+        y = maps.pop()
+        for up in self.up:
+            y = F.pixel_shuffle(up(y), 2) + maps.pop()
+        return self.last(y) + x
+
+
+@torch.no_grad()
+def test_a_network_that_does_not_take_every_size_is_traced_all_the_same(compiled_code):
+    torch.manual_seed(0)
+    net, said = Pyramid().eval(), []
+    convert(net, NMPattern(4, [1, 2, 4]))
+    engine, x = NetworkEngine(1, (), said.append), torch.randn(2, 3, 48, 80)
+    levels = torch.randint(3, (2, 6, 10))
+    for new_route in (lambda: UniformRoute(0), lambda: LevelMapRoute(TileGrid(levels, 8, 48, 80))):
+        output = engine.run(net, x, new_route())
+        with routed(new_route()):
+            assert_near(output, net(x))
+    assert 'layer by layer' not in said[0]
+    with pytest.raises(RuntimeError):
+        engine.run(net, torch.randn(1, 3, 24, 24), UniformRoute(0))
