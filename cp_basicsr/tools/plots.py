@@ -77,7 +77,15 @@ def plot_results(path: Path, out: Path) -> list[Path]:
         ):
             written += _save(_quality_against(table, value, label), out / f'{name}_psnr_{quantity}')
         if any(row.kind == 'routed' for row in table.rows):
-            written += _save(_usage(table), out / f'{name}_usage')
+            rows = [row for row in table.rows if row.kind == 'routed']
+            groups = [(row.file, f'{row.budget:g}', row.labels, row.usage) for row in rows]
+            written += _save(_usage(table, groups, 'budget, share of the dense MACs'), out / f'{name}_usage')
+        for budget in dict.fromkeys(bin_.budget for bin_ in table.sigma):
+            bins = [bin_ for bin_ in table.sigma if bin_.budget == budget]
+            labels = {row.file: row.labels for row in table.rows}
+            groups = [(bin_.file, f'{bin_.low:.0f}-{bin_.high:.0f}', labels[bin_.file], bin_.usage) for bin_ in bins]
+            figure = _usage(table, groups, f'sigma of the noise; budget {budget:g}')
+            written += _save(figure, out / f'{name}_usage_sigma_{budget:g}')
     return written
 
 
@@ -156,24 +164,23 @@ def _quality_against(table: Table, value: Callable[[Row], float | None], label: 
     return figure
 
 
-def _usage(table: Table) -> Figure:
-    """Stacked bars: the share of the tiles at each level, for each routed row."""
+def _usage(table: Table, groups: Sequence[tuple[str, str, list[str], list[float]]], label: str) -> Figure:
+    """Stacked bars: the share of the tiles at each level, for each (option file, name, levels, usage)."""
     figure, axes = _new_axes()
-    rows = [row for row in table.rows if row.kind == 'routed']
-    several = len({row.file for row in rows}) > 1
-    names = [f'{row.file}\n{row.budget:g}' if several else f'{row.budget:g}' for row in rows]
-    most = max(len(row.usage) for row in rows)
-    alike = all(row.labels == rows[0].labels for row in rows)
-    labels = rows[0].labels if alike else [f'level {k}' for k in range(most)]
-    below = [0.0] * len(rows)
+    several = len({file for file, *_ in groups}) > 1
+    names = [f'{file}\n{name}' if several else name for file, name, *_ in groups]
+    most = max(len(usage) for *_, usage in groups)
+    alike = all(labels == groups[0][2] for _, _, labels, _ in groups)
+    labels = groups[0][2] if alike else [f'level {k}' for k in range(most)]
+    below = [0.0] * len(groups)
     for level in range(most):
-        shares = [100 * row.usage[level] if level < len(row.usage) else 0 for row in rows]
+        shares = [100 * usage[level] if level < len(usage) else 0 for *_, usage in groups]
         gray = str(0.95 - 0.6 * level / max(most - 1, 1))
         axes.bar(
             names, shares, bottom=below, color=gray, edgecolor='black', hatch=HATCHES[level % 8], label=labels[level]
         )
         below = [low + share for low, share in zip(below, shares, strict=True)]
-    axes.set(xlabel='budget, share of the dense MACs', ylabel='tiles, %', ylim=(0, 100), title=table.dataset)
+    axes.set(xlabel=label, ylabel='tiles, %', ylim=(0, 100), title=table.dataset)
     axes.legend(fontsize='small', loc='center left', bbox_to_anchor=(1, 0.5))
     return figure
 

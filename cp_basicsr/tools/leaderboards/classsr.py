@@ -20,7 +20,7 @@ from cp_basicsr.options import OptionError
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.routing.controls import edge_scores
 
-from .subject import Outcome, seconds_of
+from .subject import Outcome, seconds_of, sigma_of
 
 PATCH = 32  # lq pixels
 STRIDE = 28
@@ -50,6 +50,7 @@ class Patches:
                 f'{self.net.base_options["type"]} needs multiples of {self.net.multiple} pixels; the classsr protocol '
                 f'has patches of {PATCH}. Use `--protocol image`.'
             )
+        self.sigma = sigma_of(data)
         model.feed_data(data)
         height, width = model.lq.shape[-2:]
         if min(height, width) < PATCH:

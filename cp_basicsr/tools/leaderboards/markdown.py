@@ -20,6 +20,8 @@ def _section(table: Table) -> str:
     parts = [f'### {table.dataset}', _circumstances(table), rows_as_markdown(table, several=len(files) > 1)]
     if table.dial:
         parts.append(dial_as_markdown(table, several=len(files) > 1))
+    if table.sigma:
+        parts.append(sigma_as_markdown(table, several=len(files) > 1))
     conventions = dict.fromkeys(row.convention for row in table.rows if row.convention)
     notes = [*table.notes, *(f'Published: {convention}' for convention in conventions)]
     if notes:
@@ -77,6 +79,22 @@ def dial_as_markdown(table: Table, several: bool) -> str:
             f'{point.quality:.3f}',
         ]
         for point in table.dial
+    ]
+    return _table(head, lines)
+
+
+def sigma_as_markdown(table: Table, several: bool) -> str:
+    """Level usage against noise."""
+    head = ['sigma', 'budget, %', 'images', 'MACs %', 'tiles at each level, sparse to dense, %']
+    lines = [
+        [
+            (f'{bin_.file}: ' if several else '') + f'{bin_.low:.0f} to {bin_.high:.0f}',
+            f'{100 * bin_.budget:.0f}',
+            str(bin_.images),
+            f'{100 * bin_.macs_share:.1f}',
+            ' / '.join(f'{100 * share:.0f}' for share in bin_.usage),
+        ]
+        for bin_ in table.sigma
     ]
     return _table(head, lines)
 

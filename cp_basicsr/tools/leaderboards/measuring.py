@@ -180,7 +180,8 @@ def _random_scores(record: ImageRecord) -> Tensor:
 
 
 def _describe(subject: Subject, record: ImageRecord) -> None:
-    record.image, record.machine, record.by_tile = subject.name, machine(), subject.by_tile
+    record.image, record.machine = subject.name, machine()
+    record.by_tile, record.sigma = subject.by_tile, subject.sigma
     record.costs, record.weights = subject.costs.tolist(), subject.weights.tolist()
     record.edges = _rounded(subject.edges())
 

@@ -40,6 +40,7 @@ class ImageRecord:
         image: its name.
         machine: what it was measured on.
         by_tile: whether it was routed by tile.
+        sigma: of the noise that was added to it, in 8-bit units; None without noise.
         costs: share of the dense MACs of each level.
         weights: ``[n]`` share of the image that each tile covers.
         edges: ``[n]`` edge scores.
@@ -51,6 +52,7 @@ class ImageRecord:
     image: str = ''
     machine: str = ''
     by_tile: bool = True
+    sigma: float | None = None
     costs: list[float] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     edges: list[float] = field(default_factory=list)

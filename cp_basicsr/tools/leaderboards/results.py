@@ -11,6 +11,7 @@ import numpy as np
 from .measuring import Plan, level_key, routed_key
 from .quality import headline_of
 from .records import ImageRecord
+from .sigma import SigmaBin, sigma_bins
 from .timing import REPEATS
 
 
@@ -87,6 +88,7 @@ class Table:
         tile: for each option file what is routed as one, in lq pixels; None for whole images.
         rows: dense first.
         dial: requested against measured cost.
+        sigma: level usage against noise.
         notes: what a reader has to know besides.
     """
 
@@ -98,6 +100,7 @@ class Table:
     tile: dict[str, int | None] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     dial: list[DialPoint] = field(default_factory=list)
+    sigma: list[SigmaBin] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -108,7 +111,9 @@ class Table:
     def from_json(cls, content: Mapping[str, Any]) -> Table:
         """What :meth:`as_json` gave."""
         rows = [Row(**row) for row in content['rows']]
-        return cls(**{**content, 'rows': rows, 'dial': [DialPoint(**point) for point in content['dial']]})
+        dial = [DialPoint(**point) for point in content['dial']]
+        sigma = [SigmaBin(**bin_) for bin_ in content.get('sigma', [])]
+        return cls(**{**content, 'rows': rows, 'dial': dial, 'sigma': sigma})
 
     def join(self, other: Table) -> None:
         """Take over the rows of another option file on the same dataset."""
@@ -122,6 +127,7 @@ class Table:
                 published.append(row)
         self.rows = ours + published
         self.dial += other.dial
+        self.sigma += other.sigma
         self.notes += other.notes
 
 
@@ -162,8 +168,9 @@ def make_table(
     dial = [_dial_point(file, budget, headline, records) for budget in sorted(plan.dial)]
     timed = sum(bool(record.timed) for record in records)
     notes = [f'Seconds: the fastest of {REPEATS} runs, mean over the first {timed} images.'] if timed else []
+    sigma = sigma_bins(file, sorted(plan.budgets, reverse=True), records)
     tile = {file: plan.choice.tile if records[0].by_tile else None}
-    return Table(dataset, len(records), headline, protocol, machines, tile, rows, dial, notes)
+    return Table(dataset, len(records), headline, protocol, machines, tile, rows, dial, sigma, notes)
 
 
 def compare_with_static(rows: Sequence[Row], headline: str) -> None:

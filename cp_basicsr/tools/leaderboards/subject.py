@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -50,6 +50,7 @@ class Subject(Protocol):
         overhead: share of the dense MACs that the classifier spends.
         weights: float64 ``[n]``, share of the image that each tile covers.
         by_tile: whether the image has several tiles.
+        sigma: of the noise that its dataset added, in 8-bit units; None without noise.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Subject(Protocol):
     overhead: float
     weights: Tensor
     by_tile: bool
+    sigma: float | None
 
     def choose(self, choice: RoutingChoice) -> Outcome:
         """Restore at one level or as the classifier and the policy choose."""
@@ -90,6 +92,7 @@ class WholeImage:
         self.model, self.name, self.luma, self.border = model, name, luma, border
         if 'gt' not in data:
             raise OptionError(f'Image {name}: its dataset gives no gt; a leaderboard needs the true images.')
+        self.sigma = sigma_of(data)
         model.feed_data(data)
         if model.lq.dim() == 4:  # the layout in which dense convolutions are fastest, so that no rival is slowed
             model.lq = model.lq.contiguous(memory_format=torch.channels_last)
@@ -141,6 +144,11 @@ class WholeImage:
         if levels.numel() != self.weights.numel():  # one level for everything
             levels = levels.expand(self.weights.numel())
         return Outcome(self.model.current_images(self.name)['img'], levels, restored.macs_share, seconds)
+
+
+def sigma_of(data: Mapping[str, Any]) -> float | None:
+    """What :class:`~cp_basicsr.data.gaussian_noise_dataset.GaussianNoiseDataset` says of a batch of one image."""
+    return float(data['sigma']) if 'sigma' in data else None
 
 
 def seconds_of(run: Callable[[], None]) -> float:
