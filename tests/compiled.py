@@ -58,7 +58,9 @@ class Layer:
         values = list(zip(self.weights, self.biases, masks, strict=True))
         self.compiled = CompiledLayer(values, stride, padding, instruction_set(isa))
 
-    def run(self, x: Tensor | list[Tensor], levels: int | Tensor, epilogue: Epilogue = PLAIN) -> Tensor:
+    def run(
+        self, x: Tensor | list[Tensor], levels: int | Tensor, epilogue: Epilogue = PLAIN, upwards: bool = False
+    ) -> Tensor:
         """The compiled layer at one level, or with levels ``[B, h, w]`` of its outputs."""
         first = x if isinstance(x, Tensor) else x[0]
         scratch, threads = self.compiled.scratch, torch.get_num_threads()
@@ -67,7 +69,7 @@ class Layer:
             schedule = uniform_schedule(first.shape[0], height, width, levels, scratch, threads)
         else:
             schedule = level_schedule(levels.numpy(), scratch, threads)
-        return self.compiled.run(x, schedule, epilogue)
+        return self.compiled.run(x, schedule, epilogue, upwards)
 
     def expected(self, x: Tensor, levels: int | Tensor) -> Tensor:
         """F.conv2d of the masked weights in double precision."""
@@ -92,10 +94,11 @@ class Layer:
         return selected
 
     def check(self, x: Tensor | list[Tensor], levels: int | Tensor) -> None:
-        """Compiled and expected outputs are equal but for rounding."""
+        """Compiled and expected outputs are equal but for rounding, whichever end the work begins at."""
         whole = x if isinstance(x, Tensor) else torch.cat(x, dim=1)
         output, expected = self.run(x, levels), self.expected(whole, levels)
         assert_near(output, expected, self._convolved(whole.double(), levels, torch.abs))
+        assert torch.equal(self.run(x, levels, upwards=True), output)
 
 
 def finished(sums: Tensor, epilogue: Epilogue) -> Tensor:

@@ -116,6 +116,20 @@ def test_unchanged_networks_are_compiled_once_whatever_the_input(monkeypatch):
     check(net)
 
 
+def test_inference_mode_and_no_grad_are_the_same():
+    net, x = CASE.net(), CASE.input()
+    with torch.inference_mode():
+        first = net(x, level=0)
+        compiled = net.engine._compiled
+    with torch.no_grad():
+        second = net(x, level=0)
+    with torch.inference_mode():
+        third = net(x.clone(), level=0)
+    assert torch.equal(first, second) and torch.equal(first, third)
+    assert net.engine._compiled is compiled
+    assert first.is_inference() and not second.is_inference()
+
+
 def test_a_copy_compiles_its_own():
     net = CASE.net()
     before = check(net)
