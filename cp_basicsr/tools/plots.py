@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cp_basicsr import autoload
 from cp_basicsr.options import OptionError
+from cp_basicsr.tools.report import file_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +70,7 @@ def plot_results(path: Path, out: Path) -> list[Path]:
 
     written = []
     for table in read_tables([path]):
-        name = table.dataset.replace(' ', '_')
+        name = file_name(table.dataset)
         machine = '; '.join(table.machine)
         for quantity, value, label in (
             ('macs', _macs, 'MACs, % of dense (classifier included)'),

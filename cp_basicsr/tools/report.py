@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -18,6 +19,11 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_name(title: str) -> str:
+    """A title as part of a path."""
+    return re.sub(r'[^\w.-]+', '_', title)
 
 
 def machine() -> str:

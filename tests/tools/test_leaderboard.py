@@ -1,6 +1,7 @@
 """Rows of the leaderboard of a small network, and what the command refuses."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from training import SRVGG, training_options, validation_loader
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.policy import BudgetError
 from cp_basicsr.tools import leaderboard
+from cp_basicsr.tools.leaderboards.images import Images
 from cp_basicsr.tools.leaderboards.settings import DEFAULT_BUDGETS
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -143,6 +145,30 @@ def test_two_option_files_share_a_table(options: dict[str, Any], tmp_path: Path)
     assert '| ours: routed 0.6 |' in text and '| classsr: dense |' in text
 
 
+def test_different_data_of_one_name_do_not_mix(options: dict[str, Any], tmp_path: Path) -> None:
+    leaderboards.write_options(options, tmp_path / 'two.yml')
+    block = options['datasets']['test_1']
+    for side in ('gt', 'lq'):
+        (tmp_path / 'one' / side).mkdir(parents=True)
+        shutil.copy(tmp_path / side / 'image0.png', tmp_path / 'one' / side)
+    one = {**block, **{f'dataroot_{side}': str(tmp_path / 'one' / side) for side in ('gt', 'lq')}}
+    leaderboards.write_options({**options, 'datasets': {'test_1': one}}, tmp_path / 'one.yml')
+    files = [str(tmp_path / f'{name}.yml') for name in ('two', 'one')]
+    with pytest.raises(OptionError, match='Dataset val x2 has 2 images in one option file and 1 in another'):
+        leaderboard.main(['-opt', *files, '--out', str(tmp_path / 'out'), '--budgets', '0.6', '--controls'])
+
+
+def test_images_are_numbered_by_path_whatever_a_folder_lists() -> None:
+    class Pairs(list):
+        paths = [{'lq_path': '/b/2.png'}, {'lq_path': '/a/9.png'}, {'lq_path': '/b/1.png'}]
+
+    images = Images(Pairs([{'lq': 2}, {'lq': 9}, {'lq': 1}]))
+    assert images.names == ['9', '1', '2']
+    assert [int(images.batch(number)['lq']) for number in range(3)] == [9, 1, 2]
+    assert Images(Pairs([{'lq': 2}, {'lq': 9}, {'lq': 1}]), most=2).names == ['9', '1']
+    assert Images([{'lq': 5}]).names == ['00000']
+
+
 @pytest.mark.parametrize('val', [{'tile': None}, {'budget_tolerance': None}])
 def test_cost_moves_between_images_on_the_controls_too(
     val: dict[str, Any], options: dict[str, Any], tmp_path: Path
@@ -167,6 +193,7 @@ def test_cost_moves_between_images_on_the_controls_too(
             r"tiny_test\.yml: model_type is 'SRModel'; only a ClassPruningModel",
         ),
         ({'datasets': {}}, r'tiny_test\.yml: datasets is missing'),
+        ({'datasets': {'test_1': {'name': 'a'}, 'test_2': {'name': 'a'}}}, r'tiny_test: two datasets are called a x2'),
     ],
 )
 def test_option_files_with_nothing_to_compare(

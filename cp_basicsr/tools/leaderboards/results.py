@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cp_basicsr.options import OptionError
+
 from .measuring import Plan, level_key, routed_key
 from .quality import headline_of
 from .records import ImageRecord
@@ -116,7 +118,16 @@ class Table:
         return cls(**{**content, 'rows': rows, 'dial': dial, 'sigma': sigma})
 
     def join(self, other: Table) -> None:
-        """Take over the rows of another option file on the same dataset."""
+        """Take over the rows of another option file on the same dataset.
+
+        Raises:
+            OptionError: it has another number of images.
+        """
+        if self.images != other.images:
+            raise OptionError(
+                f'Dataset {self.dataset} has {self.images} images in one option file and {other.images} in another. '
+                'Give different data different names.'
+            )
         self.machine = list(dict.fromkeys(self.machine + other.machine))
         self.tile |= other.tile
         ours, published = [], []

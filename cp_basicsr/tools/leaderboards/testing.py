@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from basicsr.models import build_model
 from basicsr.utils import set_random_seed
 from torch.utils.data import Dataset
 
+from cp_basicsr.options import OptionError
 from cp_basicsr.routing.policy import check_budget
 from cp_basicsr.tools.ranks import place
+from cp_basicsr.tools.report import file_name
 
 from .classsr import Patches
 from .images import Images
@@ -21,7 +24,7 @@ from .networks import OptionFile, title_of
 from .pages import write_pages
 from .published import published_rows
 from .records import Records
-from .results import Table, make_table
+from .results import Row, Table, make_table
 from .settings import DEFAULT_BUDGETS, Settings
 from .subject import Subject, WholeImage
 from .timing import time_rows
@@ -42,7 +45,11 @@ def tables_of(file: OptionFile, out: Path, settings: Settings) -> list[Table]:
         BudgetError: the levels do not allow a budget.
         OptionError: a dataset cannot be used.
     """
-    datasets = [build_dataset(block) for _, block in sorted(file.opt['datasets'].items())]
+    blocks = [block for _, block in sorted(file.opt['datasets'].items())]
+    titles = [title_of(block) for block in blocks]
+    if twice := next((title for title in titles if titles.count(title) > 1), None):
+        raise OptionError(f'{file.label}: two datasets are called {twice}; their results would mix. Rename one.')
+    datasets = [build_dataset(block) for block in blocks]
     set_random_seed(file.opt['manual_seed'])  # a classifier without a checkpoint is the same on every rank
     model = build_model(file.opt)
     return [_table_of(file, model, dataset, out, settings) for dataset in datasets]
@@ -55,7 +62,7 @@ def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, setting
     load = _loader(model, settings.protocol, scale, border)
     images = Images(dataset, settings.images)
     plan, notes = _plan(model, load_image(images, 0, load), settings)
-    folder = out / 'records' / f'{name}-{file.fingerprint}-{settings.protocol}' / title.replace(' ', '_')
+    folder = out / 'records' / f'{name}-{file.fingerprint}-{settings.protocol}' / file_name(title)
     records = Records(folder, images.names)
     rank, world = place()
     measure(images, load, plan, records, border, rank, world)
@@ -65,16 +72,15 @@ def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, setting
     table.notes += notes
     if len(images) < len(dataset):
         table.notes.append(f'{title}: the first {len(images)} of {len(dataset)} images only.')
-    table.rows += _published(model.net, dataset, scale)
+    table.rows += _published(model.net, dataset.opt, len(images), scale)
     if rank == 0 and settings.pages:
         write_pages(images, load, plan, out / 'pages' / name / folder.name, settings.pages)
     return table
 
 
-def _published(net: Any, dataset: Dataset, scale: int) -> list[Any]:
+def _published(net: Any, block: Mapping[str, Any], images: int, scale: int) -> list[Row]:
     options = {key: value for key, value in net.base_options.items() if key != 'type'}
-    block = dataset.opt
-    return published_rows(type(net.base), options, block['name'], len(dataset), scale, block.get('sigma'))
+    return published_rows(type(net.base), options, block['name'], images, scale, block.get('sigma'))
 
 
 def _loader(model: Any, protocol: str, scale: int, border: int) -> LoadSubject:
@@ -100,7 +106,7 @@ def _plan(model: Any, first: Subject, settings: Settings) -> tuple[Plan, list[st
         notes.append('Cost may move from image to image, on routed rows and controls.')
     plan = Plan(
         len(model.net.levels),
-        tuple(sorted(budgets, reverse=True)),
+        tuple(sorted(set(budgets), reverse=True)),
         tuple(settings.controls),
         tuple(round(float(budget), 2) for budget in dial),
         model.choice,
