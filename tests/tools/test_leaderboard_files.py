@@ -145,6 +145,17 @@ def test_the_first_images_only(options: dict[str, Any], tmp_path: Path) -> None:
     assert table['images'] == 2 and table['notes'] == [] and len(records_of(tmp_path)) == 2
 
 
+def test_controls_that_choose_over_the_set_are_not_taken_over_from_a_part_of_it(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    options['val']['budget_tolerance'] = None
+    run(options, tmp_path, *QUICK, '--images', '1')
+    (table,) = run(options, tmp_path, *QUICK)
+    for path in records_of(tmp_path):
+        path.unlink()
+    assert without_seconds([table]) == without_seconds(run(options, tmp_path, *QUICK))
+
+
 @pytest.mark.parametrize(
     ('environment', 'expected'),
     [

@@ -62,7 +62,10 @@ def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, setting
     load = _loader(model, settings.protocol, scale, border)
     images = Images(dataset, settings.images)
     plan, notes = _plan(model, load_image(images, 0, load), settings)
-    folder = out / 'records' / f'{name}-{file.fingerprint}-{settings.protocol}' / file_name(title)
+    set_name = file_name(title)
+    if plan.free and len(images) < len(dataset):  # what a control may spend on an image depends on all the others
+        set_name += f'_first_{len(images)}'
+    folder = out / 'records' / f'{name}-{file.fingerprint}-{settings.protocol}' / set_name
     records = Records(folder, images.names)
     rank, world = place()
     measure(images, load, plan, records, border, rank, world)
@@ -74,7 +77,7 @@ def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, setting
         table.notes.append(f'{title}: the first {len(images)} of {len(dataset)} images only.')
     table.rows += _published(model.net, dataset.opt, len(images), scale)
     if rank == 0 and settings.pages:
-        write_pages(images, load, plan, out / 'pages' / name / folder.name, settings.pages)
+        write_pages(images, load, plan, out / 'pages' / name / file_name(title), settings.pages)
     return table
 
 
