@@ -93,8 +93,9 @@ def _from_values(path: Path, values: Mapping[str, Tensor], metadata: Mapping[str
         plain = build_base(description.base)
         plain.load_state_dict(values, strict=True)
     except (OptionError, RuntimeError, KeyError) as error:
+        reason = ' '.join(str(error).split())
         raise ExportError(
-            f'{path} does not hold the {description.base.get("type")} that it describes: {error}'
+            f'{path} does not hold the {description.base.get("type")} that it describes: {reason}'
         ) from error
     layers = (*description.pruned, *description.dense)
     found = {name: dense_weight(plain.get_submodule(name)) for name in layers}
