@@ -6,7 +6,7 @@ A strip's own rows are what the whole image gives; only networks that depend on 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +54,25 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Strips:
-    """Own lq rows of each strip, and further rows above and below."""
+    """Own lq rows of each strip, and further rows above and below, all multiples of ``step``."""
 
     rows: int
     halo: int
+    step: int
+
+    def windows(self, height: int) -> Iterator[tuple[int, int, int, int]]:
+        """For each strip of an image its first and last row and its own first and last (both last exclusive).
+
+        All have the same size, within a step: blocks of memory then serve every strip. So the first and the last one,
+        which need one halo only, own more.
+        """
+        size, own = self.rows + 2 * self.halo, 0
+        while own < height:
+            first = min(max(own - self.halo, 0), max(height - size, 0) // self.step * self.step)
+            last = min(first + size, height) if height - first - size >= self.step else height
+            own_last = height if last == height else last - self.halo
+            yield first, last, own, own_last
+            own = own_last
 
 
 def planned_strips(net: ClassPruningNet, x: Tensor, step: int) -> Strips | None:
@@ -89,7 +104,7 @@ def strips_within(net: ClassPruningNet, x: Tensor, step: int, halo: int) -> Stri
     """Strips within the limit, or as small as they get; args as in :func:`planned_strips`, whose footprint is known."""
     needs, halo = net.footprint, padded_halo(halo, step)
     affordable = int(needs.limit / (needs.bytes_per_pixel * x.shape[0] * x.shape[-1])) - 2 * halo
-    return Strips(max(affordable // step, 1) * step, halo)
+    return Strips(max(affordable // step, 1) * step, halo, step)
 
 
 class WholeImageError(RuntimeError):
@@ -122,9 +137,7 @@ def restore_strips(
     """
     height = x.shape[-2]
     output, total = None, 0
-    for top in tqdm(range(0, height, strips.rows), desc='strips', leave=False):
-        bottom = min(top + strips.rows, height)
-        first, last = max(top - strips.halo, 0), min(bottom + strips.halo, height)
+    for first, last, top, bottom in tqdm(list(strips.windows(height)), desc='strips', leave=False):
         part = levels if tile is None else levels[:, first // tile : -(-last // tile)]
         strip, macs = run(x[..., first:last, :], part)
         scale = strip.shape[-2] // (last - first)
