@@ -321,7 +321,7 @@ def build_base(options: Mapping[str, Any]) -> nn.Module:
     """
     options = dict(options)
     name = options.pop('type', None)
-    names = {_public_name(key): key for key in ARCH_REGISTRY.keys()}  # noqa: SIM118 (Registry iterates over items)
+    names = registered_names()
     known = [key for key in names if key not in REFUSED]
     if _public_name(str(name)) in REFUSED:
         reason = REFUSED[_public_name(name)]
@@ -339,6 +339,11 @@ def build_base(options: Mapping[str, Any]) -> nn.Module:
         allowed = ', '.join(inspect.signature(kind).parameters)
         raise OptionError(f'network_g.base ({name}): {error}. Its options are: {allowed}.') from None
     return kind(**options)
+
+
+def registered_names() -> dict[str, str]:
+    """The names in BasicSR's registry by the names that users type."""
+    return {_public_name(key): key for key in ARCH_REGISTRY.keys()}  # noqa: SIM118 (Registry iterates over items)
 
 
 def _public_name(name: str) -> str:
