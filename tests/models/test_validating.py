@@ -30,7 +30,7 @@ from training import (
 )
 
 from cp_basicsr.options import OptionError
-from cp_basicsr.routing.picture import LEGEND_HEIGHT, draw_level_map
+from cp_basicsr.routing.picture import LEAST_BOX, LEGEND_HEIGHT, draw_level_map
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SIZE = (40, 56)  # 5 x 7 tiles
@@ -191,7 +191,7 @@ def test_tensorboard_gets_scalars_and_the_level_map(folder: Path) -> None:
     restored = model.net.restore(image_of(options, 'image0')['lq'])
     levels = restored.levels[0].numpy()
     assert np.array_equal(found, draw_level_map(tensor2img(restored.image), levels, 16, model.net.pattern))
-    assert found.shape == (2 * SIZE[0] + LEGEND_HEIGHT, 2 * SIZE[1], 3)
+    assert found.shape == (2 * SIZE[0] + LEGEND_HEIGHT, max(2 * SIZE[1], 3 * LEAST_BOX), 3)
 
 
 @pytest.mark.parametrize('size', [(9, 14), (8, 8), (11, 8)])
