@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from cp_basicsr.data.files import write_png
+from cp_basicsr.routing.picture import draw_level_map
 from cp_basicsr.tools.report import write_text
 
 from .images import Images
@@ -19,7 +20,9 @@ CROP = 96  # pixels of the restored image
 PANEL = 480  # width of each of the panels of a page
 GAP = 8
 CAPTION = 24
-AMPLIFICATION = 8  # of differences, so that 32 of 255 is white
+WIDE = PANEL * 3 // 2  # of the two panels of the whole image
+WHITE = 99.9  # percentile of the differences that is drawn white
+MOST = 64  # times that differences are amplified
 
 
 def write_pages(images: Images, load: LoadSubject, plan: Plan, folder: Path, count: int) -> None:
@@ -34,7 +37,7 @@ def write_pages(images: Images, load: LoadSubject, plan: Plan, folder: Path, cou
     """
     folder.mkdir(parents=True, exist_ok=True)
     budget = sorted(plan.budgets)[len(plan.budgets) // 2]
-    lines = [f'Budget {budget:g}. Differences are drawn {AMPLIFICATION} times as bright.', '']
+    lines = [f'Budget {budget:g}.', '']
     for index in range(min(count, len(images))):
         subject = load_image(images, index, load)
         dense = subject.choose(plan.dense_choice())
@@ -64,10 +67,14 @@ def draw_page(subject: WholeImage, dense: Outcome, routed: Outcome) -> tuple[np.
     """
     difference = np.abs(_gray(routed.image) - _gray(dense.image))
     left, top, side = _worst_crop(difference)
-    level_map = subject.model.level_picture(routed.image)
-    shown = np.clip(AMPLIFICATION * difference, 0, 255).astype(np.uint8)
-    pictures = [('level map', level_map), (f'|routed - dense| x {AMPLIFICATION}', shown)]
-    whole = [_captioned(_marked(picture, left, top, side), title, PANEL * 3 // 2) for title, picture in pictures]
+    bright = int(np.clip(255 / max(np.percentile(difference, WHITE), 1), 1, MOST))
+    reduction = max(1, round(difference.shape[1] / WIDE))
+    spread = cv2.dilate(difference, np.ones((reduction, reduction)))  # else thin lines would fade when reduced
+    shown = np.clip(bright * spread, 0, 255).astype(np.uint8)
+    whole = [
+        _captioned(_level_map(subject, _marked(routed.image, left, top, side)), 'level map', WIDE),
+        _captioned(_marked(shown, left, top, side), f'|routed - dense| x {bright}', WIDE),
+    ]
     crops = []
     for title, image in (('routed', routed.image), ('dense', dense.image), ('gt', subject.gt)):
         crop = image[top : top + side, left : left + side]
@@ -76,6 +83,20 @@ def draw_page(subject: WholeImage, dense: Outcome, routed: Outcome) -> tuple[np.
         label = title if headline is None else f'{title}, {headline:.2f} dB here'
         crops.append(_captioned(crop, label, PANEL))
     return _stacked([_beside(whole), _beside(crops)]), left, top
+
+
+def _level_map(subject: WholeImage, image: np.ndarray) -> np.ndarray:
+    """The level map of the image restored last, drawn at the size of a panel so that its legend can be read."""
+    restored = subject.model.restored
+    levels = restored.levels[0].cpu().numpy().astype(np.uint8)
+    side = restored.tile_side or max(image.shape[:2])
+    pixels = levels.repeat(side, axis=0).repeat(side, axis=1)[: image.shape[0], : image.shape[1]]
+    size = (WIDE, max(1, round(image.shape[0] * WIDE / image.shape[1])))
+    shrink = cv2.INTER_AREA if image.shape[1] > WIDE else cv2.INTER_NEAREST
+    resized = cv2.resize(image, size, interpolation=shrink)
+    return draw_level_map(
+        resized, cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST), 1, subject.model.net.pattern
+    )
 
 
 def _gray(image: np.ndarray) -> np.ndarray:
