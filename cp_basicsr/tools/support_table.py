@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -173,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if options.write is not None:  # before minutes are spent
             insert(options.write.read_text(encoding='utf-8'), '', str(options.write))
-        table = as_markdown([support_of(name) for name in tqdm(names, desc='architectures', leave=False)])
+        with redirect_stdout(sys.stderr):  # some architectures print when they are built
+            table = as_markdown([support_of(name) for name in tqdm(names, desc='architectures', leave=False)])
         if options.write is not None:
             write_text(options.write, insert(options.write.read_text(encoding='utf-8'), table, str(options.write)))
     except (OptionError, ExportError, OSError) as error:

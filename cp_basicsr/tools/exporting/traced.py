@@ -113,8 +113,15 @@ class Traced:
         # Neither size was traced.
         for height, width in ((2 * self.unit, 3 * self.unit), (5 * self.unit, 2 * self.unit)):
             x = torch.rand(1, self.channels, height, width, generator=torch.Generator().manual_seed(0))
-            with torch.no_grad():
-                expected, found = self.net(x), run(x)
+            try:
+                with torch.no_grad():
+                    expected, found = self.net(x), run(x)
+            except Exception as error:  # the network's own code, or ONNX Runtime's, at a size that it does not take
+                reason = ' '.join(str(error).split())
+                raise ExportError(
+                    f'{path} could not be checked on {height} x {width} pixels ({type(error).__name__}: {reason}). It '
+                    'was not written. Export it as pth or safetensors.'
+                ) from error
             difference = math.inf
             if found.shape == expected.shape:
                 difference = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))

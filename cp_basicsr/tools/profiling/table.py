@@ -24,7 +24,7 @@ def as_text(profile: Profile) -> str:
 def _layer_rows(level: LevelProfile, reasons: dict[str, str]) -> list[list[str]]:
     rows = [['layer', 'weight', 'output', 'density', 'weights', 'MMACs', 'ms', 'path', 'with']]
     rows += [_layer_row(layer, reasons) for layer in level.layers]
-    between = ['between the layers', '', '', '', '', f'{level.other_macs / 1e6:.1f}', f'{level.rest:.3f}', '', '']
+    between = ['between the layers', '', '', '', '', f'{level.other_macs / 1e6:.2f}', f'{level.rest:.3f}', '', '']
     return [*rows, between]
 
 
@@ -38,7 +38,7 @@ def _layer_row(layer: LayerProfile, reasons: dict[str, str]) -> list[str]:
         'x'.join(map(str, layer.output)),
         f'{100 * layer.density:.0f} %',
         f'{layer.weights:,}',
-        f'{layer.macs / 1e6:.1f}',
+        f'{layer.macs / 1e6:.2f}',
         '-' if layer.milliseconds is None else f'{layer.milliseconds:.3f}',
         path,
         layer.fused,
@@ -55,8 +55,8 @@ def _total_rows(profile: Profile) -> list[list[str]]:
     for level in profile.levels:
         share = f'{100 * level.share:.1f} %'
         times = [f'{level.milliseconds:.2f}', f'{plain / level.milliseconds:.2f}x']
-        rows.append([level.label, f'{level.weights:,}', f'{level.macs / 1e6:.1f}', share, *times])
-    classifier = [f'{profile.classifier_macs / 1e6:.1f}', '', f'{profile.classifier_milliseconds:.2f}', '']
+        rows.append([level.label, f'{level.weights:,}', f'{level.macs / 1e6:.2f}', share, *times])
+    classifier = [f'{profile.classifier_macs / 1e6:.2f}', '', f'{profile.classifier_milliseconds:.2f}', '']
     return [*rows, ['classifier', '', *classifier], ['dense, plain PyTorch', '', '', '', f'{plain:.2f}', '1.00x']]
 
 
