@@ -82,7 +82,6 @@ class CompiledLayer:
         self.stride = stride
         self.padding = padding
         self.block = instructions.outputs
-        self.rows_at_once = instructions.rows
         self.scratch = Scratch.fitting(self.in_width, self.kernel, stride)
         self._levels = [
             _Level(
@@ -155,7 +154,6 @@ class CompiledLayer:
             scratch_plane=self.scratch.plane,
             sums=self.scratch.floats,
             block=self.block,
-            rows_at_once=self.rows_at_once,
             levels=ctypes.addressof(self._codes),
             bands=schedule.bands.ctypes.data,
             band_count=len(schedule.bands),

@@ -6,7 +6,7 @@ Written with LLVM's IR builder because there is no compiler where the plugin is 
         for each segment of the band:
             copy its inputs with their border into scratch
             for each block of output channels:
-                for each part of its code, and each one or two rows:
+                for each part of its code, and each row:
                     sums += kernel(scratch, weights of the level)
                 output = shuffle(activation(sums + bias)) * scale + residual
 """
@@ -51,32 +51,27 @@ class _Driver(RoutineSource):
         level = b.at(f['levels'], b.mul(segment['level'], i64(ctypes.sizeof(LevelCode))), ir.IntType(8))
         entries, weights, bias, parts = (b.field(level, LevelCode, name) for name, _ in LevelCode._fields_)
         blocks = b.rounded_up(f['outputs'], f['block'])
-        row_groups = b.rounded_up(segment['rows'], f['rows_at_once'])
         kernel = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER, I64])
         sums = b.at(self.scratch, f['sums'])
-        area = b.mul(b.mul(f['rows_at_once'], f['block']), i64(PIXELS))
+        area = b.mul(f['block'], i64(PIXELS))
         with b.loop(blocks) as block:
             first = b.mul(block, f['block'])
             count = b.minimum(b.sub(f['outputs'], first), f['block'])
-            with b.loop(parts) as part, b.loop(row_groups) as group:
+            with b.loop(parts) as part, b.loop(segment['rows']) as row:
                 index = b.total((block, parts), part)
-                row = b.mul(group, f['rows_at_once'])
-                height = b.minimum(b.sub(segment['rows'], row), f['rows_at_once'])
-                with b.loop(height) as down:
-                    self.storing.ask_for(segment, b.add(row, down), first, count, (part, parts))
+                self.storing.ask_for(segment, row, first, count, (part, parts))
                 b.call(
                     Callee(b.element(entries, index, POINTER), kernel),
                     [
-                        b.at(self.scratch, b.total((b.total((row, f['stride'])), f['scratch_row']))),
+                        b.at(self.scratch, b.total((b.mul(row, f['stride']), f['scratch_row']))),
                         b.element(weights, index, POINTER),
-                        b.at(sums, b.total((b.mul(group, segment['vectors']), area))),
+                        b.at(sums, b.total((b.mul(row, segment['vectors']), area))),
                         segment['vectors'],
                     ],
                 )
             with b.loop(segment['rows']) as row:
-                group, down = b.sdiv(row, f['rows_at_once']), b.srem(row, f['rows_at_once'])
-                begun = b.total((b.mul(group, segment['vectors']), area), (b.mul(down, f['block']), i64(PIXELS)))
-                self.storing.store(b.at(sums, begun), area, segment, row, first, count, bias)
+                begun = b.at(sums, b.total((b.mul(row, segment['vectors']), area)))
+                self.storing.store(begun, area, segment, row, first, count, bias)
 
 
 @cache

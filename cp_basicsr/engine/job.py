@@ -57,7 +57,6 @@ class Job(ctypes.Structure):
         ('scratch_plane', ctypes.c_int64),
         ('sums', ctypes.c_int64),
         ('block', ctypes.c_int64),
-        ('rows_at_once', ctypes.c_int64),
         ('levels', ctypes.c_void_p),
         ('bands', ctypes.c_void_p),
         ('band_count', ctypes.c_int64),
