@@ -1,10 +1,14 @@
-"""The Python interface: load a checkpoint, restore arrays and tensors at a budget.
+"""The Python interface. Load a checkpoint, restore arrays and tensors at a budget:
 
-import cp_basicsr
+    import cp_basicsr
+    from skimage import data
 
-model = cp_basicsr.load('net_g_latest.pth')
-result = model.restore(picture, budget=0.5)     # an array [H, W, 3], RGB, uint8, say
-result.image, result.macs_share, result.levels
+    picture = data.chelsea()  # [H, W, 3], RGB, uint8
+    model = cp_basicsr.load('net_g_latest.pth')
+    result = model.restore(picture, budget=0.5)
+    result.image, result.macs_share, result.levels
+
+No option file is needed: the checkpoint describes its network.
 """
 
 from __future__ import annotations
@@ -80,6 +84,10 @@ def load(source: str | Path, *, memory: float = DEFAULT_MEMORY, device: str | to
     net = load_network(source)
     if net.scale is None:
         raise CheckpointError(f'{source}: {net.base_options["type"]} restores videos, not single pictures.')
+    if net.in_channels not in (1, 3):
+        raise CheckpointError(
+            f'{source}: {net.base_options["type"]} takes {net.in_channels} channels; pictures have 1 (gray) or 3 (RGB).'
+        )
     return Restorer(net.to(device), memory)
 
 
