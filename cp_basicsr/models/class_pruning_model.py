@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
 from cp_basicsr.archs.restoring import check_by_tile, level_costs, padded, restore_by_map
 from cp_basicsr.options import OptionError
-from cp_basicsr.precision import check_precision, computing_in
+from cp_basicsr.precision import DEFAULT_PRECISION, check_precision, computing_in
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.sparsity import adopt_dense_values, refresh_ranks, set_straight_through
 
@@ -213,7 +213,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
             self._set_modes()
         self.optimizer_g.zero_grad()
         with self._random_numbers_of(current_iter):
-            with computing_in(self.training_options.precision, self.device):
+            with computing_in(self._precision(), self.device):
                 losses = getattr(self.objectives, self.stage.name)(current_iter)
             self._backward(losses, current_iter)
         self.optimizer_g.step()
@@ -226,6 +226,10 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         self.log_dict = self.reduce_loss_dict(losses) | self.objectives.observed | observed
         self.collapse.watch(self)
         self.calibration_images.watch(self.lq)
+
+    def _precision(self) -> str:
+        """What a step computes in. The classifier's targets are small differences of errors, too fine for bf16."""
+        return self.training_options.precision if self.stage.name in ('dense', 'supernet') else DEFAULT_PRECISION
 
     @contextmanager
     def _random_numbers_of(self, current_iter: int) -> Iterator[None]:

@@ -20,7 +20,8 @@ class TrainingOptions:
 
     Attributes:
         plan: the stages.
-        precision: what layers compute in while they train (``precision``); weights and optimiser stay float32.
+        precision: what layers compute in while the stages dense and supernet train them (``precision``); weights and
+            optimiser stay float32.
         reconstruct: whether levels with values of their own start from a least-squares fit to the dense network on
             the calibration images (``reconstruct``), or from the dense values with zeros written in.
         distill: share ``a`` of a sparse level's loss that is measured against the dense output (``sandwich.distill``).
