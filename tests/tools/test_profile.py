@@ -75,6 +75,8 @@ def test_attention_between_the_layers_is_counted(compiled):
     found = of(IMAGE_CASES['SwinIR pixelshuffle'], levels=(2,)).levels[0]
     # Two blocks, two products of 16 x 16 scores and 8 channels in each of six windows.
     assert found.other_macs == 2 * 2 * 6 * 16 * 16 * 8 and found.rest > 0
+    qkv = next(layer for layer in found.layers if layer.name.endswith('attn.qkv'))
+    assert qkv.output == (6, 16, 24) and qkv.macs == 6 * 16 * 24 * 8
 
 
 def test_a_call_within_a_call_is_not_counted_twice(monkeypatch):

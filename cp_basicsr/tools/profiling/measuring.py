@@ -33,7 +33,7 @@ class LayerProfile:
     Attributes:
         name: in the base network.
         weight: shape of its weight.
-        output: shape of its output without batch axis.
+        output: shape of its output without batch axis; windows that the image is cut into come first.
         density: share of the weights that are kept.
         weights: kept weights.
         macs: of one input.
@@ -182,7 +182,7 @@ def _dense_pass(net: ClassPruningNet, x: Tensor) -> dict[str, _Seen]:
         if inside:
             return  # a part of another layer
         macs = (counter.get_total_flops() - before) // 2 + (seen[name].macs if name in seen else 0)
-        seen[name] = _Seen(tuple(output.shape[1:]), macs)
+        seen[name] = _Seen(tuple(output.shape[output.shape[0] == 1 :]), macs)
 
     handles = [module.register_forward_pre_hook(partial(enter, name)) for name, module in candidates.items()]
     handles += [module.register_forward_hook(leave) for module in candidates.values()]
