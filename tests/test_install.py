@@ -42,6 +42,13 @@ def test_wheel_holds_checkpoints_options_and_license_and_no_tests(wheel: Path) -
     assert {name.partition('/')[0] for name in names if '.dist-info' not in name} == {'cp_basicsr'}
 
 
+def test_commands_say_what_they_do_on_one_screen_with_an_example(clean_python: Path, run: Run, tmp_path: Path) -> None:
+    for name in ('train', 'test', 'restore', 'export', 'profile', 'benchmark', 'leaderboard'):
+        text = run(clean_python.with_name(f'cp-{name}'), '--help', cwd=tmp_path, COLUMNS='120').stdout
+        assert len(text.splitlines()) <= 45, name
+        assert re.search(rf'^ +(cp-{name}|python -m cp_basicsr\.(tools\.)?{name}) ', text, re.M), name
+
+
 def test_supported_pythons(described: metadata.PathDistribution) -> None:
     allowed = Requirement(f'python{described.metadata["Requires-Python"]}').specifier
     supported = [version for version in ('3.9', '3.10', '3.11', '3.12', '3.13') if version in allowed]
