@@ -35,6 +35,7 @@ def _case(name: str, ratio: int | None = None, shape: tuple[int, ...] | None = N
 
 
 def _swinir(scale: int, upsampler: str, channels: int = 3, size: tuple[int, int] = (8, 12), **options: Any) -> Case:
+    options = {'window_size': 4, 'img_size': 8, **options}
     options |= {'upscale': scale, 'upsampler': upsampler, 'in_chans': channels}
     return _case('SwinIR', scale, (channels, *size), **options)
 

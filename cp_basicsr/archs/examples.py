@@ -42,10 +42,10 @@ EXAMPLES = {
     ),
     'SwinIR': Example(
         {
-            'type': 'SwinIR', 'in_chans': 3, 'img_size': 8, 'window_size': 4, 'embed_dim': 8, 'depths': [2],
+            'type': 'SwinIR', 'in_chans': 3, 'img_size': 16, 'window_size': 8, 'embed_dim': 8, 'depths': [2],
             'num_heads': [2], 'mlp_ratio': 2, 'upscale': 2, 'upsampler': 'pixelshuffle', 'img_range': 1.0,
         },
-        scale=2,
+        (3, 16, 24), 2,
     ),
     'HiFaceGAN': Example({'type': 'HiFaceGAN', 'num_feat': 4, 'crop_size': 64}, (3, 64, 64)),
     'DUF': Example({'type': 'DUF', 'scale': 2, 'num_layer': 16}, (7, 3, 8, 8), 2),

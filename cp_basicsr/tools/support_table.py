@@ -79,8 +79,9 @@ def support_of(name: str) -> Support:
 
 def _convert(net: ClassPruningNet) -> str:
     net.load_state_dict(build_base(net.base_options).state_dict(), strict=True)
-    prunable = len(net.conversion.prunable)
-    return f'{prunable} of {prunable + len(net.conversion.left_dense)}'
+    prunable, dense = len(net.conversion.prunable), net.conversion.left_dense
+    whole = [name for name in dense if not any(name.startswith(f'{other}.') for other in dense)]
+    return f'{prunable} of {prunable + len(whole)}'
 
 
 @torch.inference_mode()
@@ -110,7 +111,8 @@ def _engine(net: ClassPruningNet, x: Tensor) -> str:
         return f'none: {net.engine.refused}'
     left, total = routes[0].compiled.reference, len(net.conversion.prunable)
     text = 'all layers' if not left else f'{total - len(left)} of {total} ({"; ".join(sorted(set(left.values())))})'
-    return f'{text}, unfused' if net.engine.untraced else text
+    # Networks of several frames are not traced.
+    return f'{text}, unfused' if net.engine.untraced or x.dim() == 5 else text
 
 
 def _export(net: ClassPruningNet, folder: Path) -> str:

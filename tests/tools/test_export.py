@@ -20,6 +20,7 @@ from cp_basicsr.sparsity import PatternError
 from cp_basicsr.tools.export import export, main
 from cp_basicsr.tools.exporting import traced
 from cp_basicsr.tools.exporting.errors import ExportError
+from cp_basicsr.tools.exporting.proof import prove
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'reference_path')
 
@@ -81,7 +82,9 @@ def test_spandrel_loads_both_kinds_of_checkpoint_and_computes_the_same(name, tmp
 @pytest.mark.parametrize('name', ['SRVGGNetCompact', 'SwinIR gray denoising'])
 def test_onnx_takes_any_size_and_says_what_it_holds(name, tmp_path):
     case, net = IMAGE_CASES[name], IMAGE_CASES[name].net()
-    level, classifier = written(net, tmp_path, [1], ['onnx'])
+    checkpoint, level, classifier = written(net, tmp_path, [1], ['pth', 'onnx'])
+    proof = prove(level)  # weights of a Linear are transposed in ONNX
+    assert list(proof.layers) == net.conversion.prunable and proof.layers == prove(checkpoint).layers
     session = onnxruntime.InferenceSession(level, providers=['CPUExecutionProvider'])
     assert session.get_inputs()[0].shape == [1, case.shape[0], 'height', 'width']
     described = json.loads(session.get_modelmeta().custom_metadata_map['class_pruning'])
