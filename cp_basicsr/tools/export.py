@@ -1,7 +1,7 @@
 """Write each level of a network as a plain network that other programs load, or prove the pattern of such a file.
 
-    python -m cp_basicsr.tools.export --model net_g_latest.pth -o exported --format pth onnx
-    python -m cp_basicsr.tools.export --verify exported/net_g_latest_2of4.onnx
+    cp-export --model net_g_latest.pth -o exported --format pth onnx
+    cp-export --verify exported/net_g_latest_2of4.onnx
 
 pth and safetensors have the base architecture's own names and load in unmodified BasicSR and, where they know the
 architecture, in chaiNNer and other programs built on spandrel. ONNX files (the classifier gets one too) and
@@ -135,11 +135,7 @@ def _levels(texts: Sequence[str], net: ClassPruningNet) -> list[int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='python -m cp_basicsr.tools.export',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', metavar='CKPT', help='checkpoint that training wrote, or the name of a shipped one')
     parser.add_argument('-o', '--out', type=Path, metavar='FOLDER', help='where the files go')
     parser.add_argument(
