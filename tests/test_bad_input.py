@@ -74,7 +74,7 @@ OPTION_ERRORS = {
     'ramp': (change('train.ramp', budgets=[0, 1]), r"'budgets' in train\.ramp\. Did you mean 'budget'"),
     'joint': (change('train.joint', supernet=1), r"'supernet' in train\.joint\. Did you mean 'supernet_weight'"),
     'calibration': (change('train.calibration', image=3), r"'image' in train\.calibration\. Did you mean 'images'"),
-    'tile': (change('val.tile', sizes=8), r"Unknown key 'sizes' in val\.tile\. Did you mean 'size'\? Allowed: size"),
+    'tile': (change('val.tile', sizes=8), r"'sizes' in val\.tile\. Did you mean 'size'\? Allowed: overlap, size"),
     'budget_opt': (change('train.budget_opt', targt=0.5), r"'targt' in train\.budget_opt\. .*'target'.*loss_weight"),
     'oracle_opt': (change('train.oracle_opt', taus=0.5), r"'taus' in train\.oracle_opt\. Did you mean 'tau'"),
     'confidence_opt': (change('train.confidence_opt', weight=1), r"'weight' in train\.confidence_opt\..*'loss_weight'"),
@@ -117,7 +117,7 @@ OPTION_ERRORS = {
     'level number': (change('val', budget=None, level=3), r'level 3 does not exist'),
     'budget text': (change('val', budget='half'), r"val\.budget is 'half'; allowed: a number"),
     'tile size': (change('val.tile', size=0), r'val\.tile\.size is 0; allowed: a positive number'),
-    'tile form': (change('val', tile=16), r'val\.tile is 16; write a block of keys: size'),
+    'tile form': (change('val', tile=16), r'val\.tile is 16; write a block of keys: overlap, size'),
     'num_gpu': (change('', num_gpu=1), r'num_gpu is 1, but PyTorch finds no CUDA device; write `num_gpu: auto`'),
     'model type': (change('', network_g=SRVGG), r"network_g\.type is 'SRVGGNetCompact'; ClassPruningModel needs"),
 }  # fmt: skip
