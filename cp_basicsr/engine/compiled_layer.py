@@ -157,7 +157,9 @@ class CompiledLayer:
             levels=ctypes.addressof(self._codes),
             bands=schedule.bands.ctypes.data,
             band_count=len(schedule.bands),
-            segments=schedule.segments.ctypes.data,
+            strips=schedule.strips.ctypes.data,
+            groups=schedule.groups.ctypes.data,
+            runs=schedule.runs.ctypes.data,
             upwards=upwards,
         )
         floats = self.scratch.floats + self.scratch.positions * self.block * PIXELS

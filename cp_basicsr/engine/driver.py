@@ -3,10 +3,10 @@
 Written with LLVM's IR builder because there is no compiler where the plugin is installed. What it does, in words::
 
     while a band is left:                             # several threads run this at once
-        for each segment of the band:
+        for each strip of the band:
             copy its inputs with their border into scratch
-            for each block of output channels:
-                for each part of its code, and each row:
+            for each level that its tiles hold, and each block of output channels:
+                for each part of the block's code, each row, each run of neighbouring tiles of this level:
                     sums += kernel(scratch, weights of the level)
                 output = shuffle(activation(sums + bias)) * scale + residual
 """
@@ -20,8 +20,8 @@ from llvmlite import ir
 
 from .filling import Filling
 from .instructions import PIXELS
-from .ir import I64, POINTER, i64
-from .job import BAND, SEGMENT, Job, LevelCode
+from .ir import I64, POINTER, Builder, i64
+from .job import BAND, GROUP, RUN, STRIP, Job, LevelCode
 from .native import Callee, Routine, RoutineSource
 from .storing import Storing
 
@@ -42,36 +42,45 @@ class _Driver(RoutineSource):
         upwards = b.icmp_signed('!=', f['upwards'], i64(0))
         band = b.record(f['bands'], b.select(upwards, mirrored, piece), BAND)
         with b.loop(band['count']) as index:
-            segment = b.record(f['segments'], b.add(band['first'], index), SEGMENT)
-            self.filling.fill(segment)
-            self._compute(segment)
+            strip = b.record(f['strips'], b.add(band['first'], index), STRIP)
+            self.filling.fill(strip)
+            with b.loop(strip['count']) as number:
+                self._compute(strip, b.record(f['groups'], b.add(strip['first'], number), GROUP))
 
-    def _compute(self, segment: dict[str, ir.Value]) -> None:
+    def _compute(self, strip: dict[str, ir.Value], group: dict[str, ir.Value]) -> None:
+        """What of a strip runs at one level: each part of the code for all of it, before the next part is fetched."""
         b, f = self.b, self.fields
-        level = b.at(f['levels'], b.mul(segment['level'], i64(ctypes.sizeof(LevelCode))), ir.IntType(8))
+        level = b.at(f['levels'], b.mul(group['level'], i64(ctypes.sizeof(LevelCode))), ir.IntType(8))
         entries, weights, bias, parts = (b.field(level, LevelCode, name) for name, _ in LevelCode._fields_)
         blocks = b.rounded_up(f['outputs'], f['block'])
         kernel = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER, I64])
-        sums = b.at(self.scratch, f['sums'])
         area = b.mul(f['block'], i64(PIXELS))
         with b.loop(blocks) as block:
             first = b.mul(block, f['block'])
             count = b.minimum(b.sub(f['outputs'], first), f['block'])
-            with b.loop(parts) as part, b.loop(segment['rows']) as row:
+            with b.loop(parts) as part:
                 index = b.total((block, parts), part)
-                self.storing.ask_for(segment, row, first, count, (part, parts))
-                b.call(
-                    Callee(b.element(entries, index, POINTER), kernel),
-                    [
-                        b.at(self.scratch, b.total((b.mul(row, f['stride']), f['scratch_row']))),
-                        b.element(weights, index, POINTER),
-                        b.at(sums, b.total((b.mul(row, segment['vectors']), area))),
-                        segment['vectors'],
-                    ],
-                )
-            with b.loop(segment['rows']) as row:
-                begun = b.at(sums, b.total((b.mul(row, segment['vectors']), area)))
-                self.storing.store(begun, area, segment, row, first, count, bias)
+                entry, values = b.element(entries, index, POINTER), b.element(weights, index, POINTER)
+                with b.loop(strip['rows']) as row, b.loop(group['count']) as number:
+                    run = b.record(f['runs'], b.add(group['first'], number), RUN)
+                    self.storing.ask_for(_piece(b, strip, run), row, first, count, (part, parts))
+                    source = b.at(self.scratch, b.total((b.mul(row, f['stride']), f['scratch_row']), run['x']))
+                    b.call(Callee(entry, kernel), [source, values, self._sums(group, run, row, area), run['vectors']])
+            with b.loop(strip['rows']) as row, b.loop(group['count']) as number:
+                run = b.record(f['runs'], b.add(group['first'], number), RUN)
+                sums = self._sums(group, run, row, area)
+                self.storing.store(sums, area, _piece(b, strip, run), row, first, count, bias)
+
+    def _sums(self, group: dict[str, ir.Value], run: dict[str, ir.Value], row: ir.Value, area: ir.Value) -> ir.Value:
+        """Where in scratch memory the sums of a run on one row begin."""
+        b, f = self.b, self.fields
+        position = b.total((row, group['vectors']), run['before'])
+        return b.at(self.scratch, b.total(f['sums'], (position, area)))
+
+
+def _piece(b: Builder, strip: dict[str, ir.Value], run: dict[str, ir.Value]) -> dict[str, ir.Value]:
+    """A run of a strip as a strip of its own."""
+    return {**strip, 'x': b.add(strip['x'], run['x']), 'vectors': run['vectors']}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Code that copies the inputs of a segment into a thread's scratch memory."""
+"""Code that copies the inputs of a strip into a thread's scratch memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_VECTORS = 64  # in a row of scratch memory
 
 @dataclass(frozen=True)
 class _Window:
-    """What a segment reads of an image: ``rows`` rows from ``top``, and vectors of columns from ``left``."""
+    """What a strip reads of an image: ``rows`` rows from ``top``, and vectors of columns from ``left``."""
 
     image: ir.Value
     top: ir.Value
@@ -32,15 +32,15 @@ class Filling:
         self.b, self.fields, self.scratch = builder, fields, scratch
         self.masks = builder.alloca(BITS, size=i64(MOST_VECTORS))
 
-    def _window(self, segment: dict[str, ir.Value]) -> _Window:
+    def _window(self, strip: dict[str, ir.Value]) -> _Window:
         b, f = self.b, self.fields
         reach = b.sdiv(b.sub(b.add(f['kernel_columns'], f['stride']), i64(1)), f['stride'])
         return _Window(
-            segment['image'],
-            b.sub(b.mul(segment['y'], f['stride']), f['pad_rows']),
-            b.sub(b.mul(segment['x'], f['stride']), f['pad_columns']),
-            b.total((b.sub(segment['rows'], i64(1)), f['stride']), f['kernel_rows']),
-            b.add(segment['vectors'], b.sdiv(b.add(reach, i64(PIXELS - 2)), i64(PIXELS))),
+            strip['image'],
+            b.sub(b.mul(strip['y'], f['stride']), f['pad_rows']),
+            b.sub(b.mul(strip['x'], f['stride']), f['pad_columns']),
+            b.total((b.sub(strip['rows'], i64(1)), f['stride']), f['kernel_rows']),
+            b.add(strip['vectors'], b.sdiv(b.add(reach, i64(PIXELS - 2)), i64(PIXELS))),
         )
 
     def _plane(self, image: ir.Value, channel: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -51,10 +51,10 @@ class Filling:
         )
         return b.element(entry, i64(0), POINTER), b.element(entry, i64(1), I64)
 
-    def fill(self, segment: dict[str, ir.Value]) -> None:
-        """Copy a segment's inputs into scratch, zeros where they lie outside of the image."""
+    def fill(self, strip: dict[str, ir.Value]) -> None:
+        """Copy a strip's inputs into scratch, zeros where they lie outside of the image."""
         b, f = self.b, self.fields
-        window = self._window(segment)
+        window = self._window(strip)
         with b.loop(window.vectors) as v:
             lanes = b.add(
                 b.splat(b.total(window.left, (v, i64(PIXELS))), LANES), ir.Constant(LANES, list(range(PIXELS)))

@@ -21,10 +21,10 @@ class Job(ctypes.Structure):
     """One layer on one batch of images. Strides are in floats; columns are neighbours.
 
     ``planes`` points at :data:`PLANE` of each channel of each image: they may lie in several feature maps, so that a
-    concatenation along the channels need not be made. ``levels`` points at :class:`LevelCode` of each level, ``bands``
-    and ``segments`` at the tables of :mod:`cp_basicsr.engine.schedule`. Strides of output and residual are those after
-    PixelShuffle by ``shuffle``. ``sums`` is where in a thread's scratch memory, in floats, the sums of a strip
-    are kept.
+    concatenation along the channels need not be made. ``levels`` points at :class:`LevelCode` of each level, ``bands``,
+    ``strips``, ``groups`` and ``runs`` at the tables of :mod:`cp_basicsr.engine.schedule`. Strides of output and
+    residual are those after PixelShuffle by ``shuffle``. ``sums`` is where in a thread's scratch memory, in floats, the
+    sums of a strip are kept.
     ``upwards`` (0 or 1) takes the bands from the last to the first. ``next_band`` is the next band that no thread has
     taken yet.
     """
@@ -60,7 +60,9 @@ class Job(ctypes.Structure):
         ('levels', ctypes.c_void_p),
         ('bands', ctypes.c_void_p),
         ('band_count', ctypes.c_int64),
-        ('segments', ctypes.c_void_p),
+        ('strips', ctypes.c_void_p),
+        ('groups', ctypes.c_void_p),
+        ('runs', ctypes.c_void_p),
         ('upwards', ctypes.c_int64),
         ('next_band', ctypes.c_int64),
     ]
@@ -79,8 +81,13 @@ class LevelCode(ctypes.Structure):
 
 # Where a channel of an image begins, in bytes, and the floats from one of its rows to the next.
 PLANE = np.dtype([('address', 'i8'), ('row', 'i8')])
-# Segments [first, first + count) are run in order by one thread: they are neighbours along the same rows.
+# Strips [first, first + count) are done in order by one thread: they are neighbours along the same rows.
 BAND = np.dtype([('first', 'i4'), ('count', 'i4')])
-# Output rows [y, y + rows) of an image, and columns from x on in vectors of 16. The last vector may reach over the end:
-# what it spoils there is written later, by the next segment.
-SEGMENT = np.dtype([('image', 'i4'), ('y', 'i4'), ('rows', 'i4'), ('x', 'i4'), ('vectors', 'i4'), ('level', 'i4')])
+# Output rows [y, y + rows) of an image, and columns from x on in vectors of 16, whose inputs are in scratch memory at
+# the same time, and the groups [first, first + count) that they fall into.
+STRIP = np.dtype([(name, 'i4') for name in ('image', 'y', 'rows', 'x', 'vectors', 'first', 'count')])
+# What runs at one level: runs [first, first + count), and the vectors of all of them in a row.
+GROUP = np.dtype([(name, 'i4') for name in ('level', 'first', 'count', 'vectors')])
+# Columns of a strip from its column x on, and the vectors in the group's runs before this one. The last vector may
+# reach over the end: what it spoils there is written later, by the next group.
+RUN = np.dtype([(name, 'i4') for name in ('x', 'vectors', 'before')])

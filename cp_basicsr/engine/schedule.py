@@ -1,14 +1,15 @@
-"""Cuts the outputs of a layer into bands and segments, so that each is computed at the level of its tile."""
+"""Cuts the outputs of a layer into bands and strips, and groups what of a strip runs at one level."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from .geometry import Scratch
 from .instructions import PIXELS
-from .job import BAND, SEGMENT
+from .job import BAND, GROUP, RUN, STRIP
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,11 +17,13 @@ class Schedule:
     """Work on one batch of feature maps.
 
     Attributes:
-        bands, segments: records of :data:`~cp_basicsr.engine.job.BAND` and :data:`~cp_basicsr.engine.job.SEGMENT`.
+        bands, strips, groups, runs: records of :mod:`cp_basicsr.engine.job`.
     """
 
     bands: np.ndarray
-    segments: np.ndarray
+    strips: np.ndarray
+    groups: np.ndarray
+    runs: np.ndarray
 
 
 def uniform_schedule(images: int, height: int, width: int, level: int, scratch: Scratch, threads: int) -> Schedule:
@@ -44,26 +47,51 @@ def map_schedule(
     height = row_ends[-1]
     # At least four bands for each thread, as long as a band's rows are worth the copy of its border.
     rows = min(scratch.rows, max(4, -(-images * height // (4 * threads))))
-    bands, segments = [], []
+    bands, strips, groups, runs = [], [], [], []
     for image in range(images):
         for tile_row, (top, bottom) in enumerate(zip(row_ends[:-1], row_ends[1:], strict=True)):
-            strips = _strips(levels[image, tile_row], column_ends, scratch.vectors)
+            cut = []
+            for x, vectors, held in _strips(levels[image, tile_row], column_ends, scratch.vectors):
+                cut.append((x, vectors, len(groups), len(held)))
+                for level, members in held:
+                    before = np.cumsum([0, *(count for _, count in members)]).tolist()
+                    groups.append((level, len(runs), len(members), before[-1]))
+                    runs += [(*member, start) for member, start in zip(members, before[:-1], strict=True)]
             for y in range(top, bottom, rows):
-                bands.append((len(segments), len(strips)))
-                segments += [(image, y, min(rows, bottom - y), *strip) for strip in strips]
-    return Schedule(np.array(bands, dtype=BAND), np.array(segments, dtype=SEGMENT))
+                bands.append((len(strips), len(cut)))
+                strips += [(image, y, min(rows, bottom - y), *strip) for strip in cut]
+    tables = zip((bands, strips, groups, runs), (BAND, STRIP, GROUP, RUN), strict=True)
+    return Schedule(*(np.array(table, dtype=kind) for table, kind in tables))
 
 
-def _strips(levels: np.ndarray, column_ends: list[int], vectors: int) -> list[tuple[int, int, int]]:
-    """Column, vectors and level of strips along a row of tiles; neighbours of one level run together."""
+Groups = list[tuple[int, list[tuple[int, int]]]]
+
+
+def _strips(levels: np.ndarray, column_ends: list[int], vectors: int) -> Iterator[tuple[int, int, Groups]]:
+    """Column and vectors of each strip along a row of tiles; by level the column and vectors of each run within it."""
     changes = np.flatnonzero(np.diff(levels)) + 1
     starts = [0, *changes.tolist(), len(levels)]
-    strips = []
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
-        left, right = column_ends[first], column_ends[last]
-        for x in range(left, right, PIXELS * vectors):
-            strips.append((x, min(vectors, -(-(right - x) // PIXELS)), int(levels[first])))
-    return strips
+    runs = [(column_ends[a], column_ends[b], int(levels[a])) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    longest = PIXELS * vectors
+    if any(left % PIXELS for left, _, _ in runs):
+        # A vector that reaches into the next run spoils it, so runs are done from left to right, each by itself.
+        for left, right, level in runs:
+            for x in range(left, right, longest):
+                count = min(vectors, _vectors(right - x))
+                yield x, count, [(level, [(0, count)])]
+        return
+    for x in range(0, column_ends[-1], longest):
+        end = min(x + longest, column_ends[-1])
+        held: dict[int, list[tuple[int, int]]] = {}
+        for left, right, level in runs:
+            left, right = max(left, x), min(right, end)
+            if left < right:
+                held.setdefault(level, []).append((left - x, _vectors(right - left)))
+        yield x, _vectors(end - x), list(held.items())
+
+
+def _vectors(pixels: int) -> int:
+    return -(-pixels // PIXELS)
 
 
 def level_schedule(levels: np.ndarray, scratch: Scratch, threads: int) -> Schedule:

@@ -23,7 +23,7 @@ class Storing:
 
     def ask_for(
         self,
-        segment: dict[str, ir.Value],
+        strip: dict[str, ir.Value],
         row: ir.Value,
         first: ir.Value,
         count: ir.Value,
@@ -42,29 +42,29 @@ class Storing:
         end = b.minimum(b.add(begin, some), channels)
         for name, write in (('output', True), ('residual', False)):
             given = b.icmp_unsigned('!=', b.ptrtoint(f[name], I64), i64(0))
-            start = self._place(name, segment, b.mul(b.add(segment['y'], row), shuffle), first, shuffle)
+            start = self._place(name, strip, b.mul(b.add(strip['y'], row), shuffle), first, shuffle)
             with b.if_then(given), b.loop(end, begin) as index:
                 line = b.at(f[name], b.add(start, b.mul(index, f[f'{name}_channel'])))
-                with b.loop(b.mul(segment['vectors'], shuffle)) as vector:
+                with b.loop(b.mul(strip['vectors'], shuffle)) as vector:
                     b.prefetch(b.at(line, b.mul(vector, i64(PIXELS))), write)
 
     def _place(
-        self, name: str, segment: dict[str, ir.Value], row: ir.Value, channel: ir.Value, shuffle: ir.Value
+        self, name: str, strip: dict[str, ir.Value], row: ir.Value, channel: ir.Value, shuffle: ir.Value
     ) -> ir.Value:
-        """Floats from the beginning of output or residual to a segment's first pixel in a row of the shuffled map."""
+        """Floats from the beginning of output or residual to a strip's first pixel in a row of the shuffled map."""
         b, f = self.b, self.fields
         return b.total(
-            (segment['image'], f[f'{name}_image']),
+            (strip['image'], f[f'{name}_image']),
             (b.sdiv(channel, b.mul(shuffle, shuffle)), f[f'{name}_channel']),
             (row, f[f'{name}_row']),
-            (segment['x'], shuffle),
+            (strip['x'], shuffle),
         )
 
     def store(
         self,
         sums: ir.Value,
         step: ir.Value,
-        segment: dict[str, ir.Value],
+        strip: dict[str, ir.Value],
         row: ir.Value,
         first: ir.Value,
         count: ir.Value,
@@ -75,7 +75,7 @@ class Storing:
         Args:
             sums: of the row's first vector ``[block, PIXELS]``.
             step: floats from there to those of the next vector.
-            segment, row: where the row lies.
+            strip, row: where the row lies.
             first, count: output channels.
             bias: of all output channels.
         """
@@ -89,7 +89,7 @@ class Storing:
             case = b.append_basic_block(f'shuffle{shuffle}_{activation.name.lower()}')
             b.position_at_end(case)
             cases.add_case(I32((shuffle * len(Activation) + activation) * 2 + residual), case)
-            self._store_loop(shuffle, activation, residual, sums, step, segment, row, first, count, bias)
+            self._store_loop(shuffle, activation, residual, sums, step, strip, row, first, count, bias)
             b.branch(after)
         b.position_at_end(after)
 
@@ -100,7 +100,7 @@ class Storing:
         residual: bool,
         sums: ir.Value,
         step: ir.Value,
-        segment: dict[str, ir.Value],
+        strip: dict[str, ir.Value],
         row: ir.Value,
         first: ir.Value,
         count: ir.Value,
@@ -112,12 +112,11 @@ class Storing:
         with b.loop(b.sdiv(count, factor)) as group:
             index = b.mul(group, factor)
             channel = b.add(first, index)
-            down = b.add(b.mul(b.add(segment['y'], row), factor), b.srem(b.sdiv(channel, factor), factor))
+            down = b.add(b.mul(b.add(strip['y'], row), factor), b.srem(b.sdiv(channel, factor), factor))
             places = {
-                name: b.at(f[name], self._place(name, segment, down, channel, factor))
-                for name in ('output', 'residual')
+                name: b.at(f[name], self._place(name, strip, down, channel, factor)) for name in ('output', 'residual')
             }
-            with b.loop(segment['vectors']) as vector:
+            with b.loop(strip['vectors']) as vector:
                 source = b.at(sums, b.total((vector, step), (index, i64(PIXELS))))
                 values = [
                     self._finished(activation, b.at(source, i64(j), VECTOR), b.add(channel, i64(j)), bias)
