@@ -6,6 +6,7 @@ What follows a convolution is done while its outputs are still in registers, ins
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,9 +39,29 @@ class Step(nn.Module):
     """A module that tracing does not look into."""
 
 
+# Tracing replaces nn.Module.__call__ for the whole process; of two at once one would stay in place.
+_tracing = threading.Lock()
+
+
 class _Tracer(fx.Tracer):
+    """Records what its own thread does; modules that other threads run meanwhile are left alone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = threading.get_ident()
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, (PrunableLayer, Step)) or super().is_leaf_module(module, name)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 def fused(
@@ -61,7 +82,8 @@ def fused(
     """
     attributes = {module: dict(vars(module)) for module in net.modules()}
     try:
-        graph = _Tracer(autowrap_functions=tuple(leaf_functions)).trace(net)
+        with _tracing:
+            graph = _Tracer(autowrap_functions=tuple(leaf_functions)).trace(net)
         constants = {name: value for name, value in vars(net).items() if name.startswith('_tensor_constant')}
     finally:
         # EDSR and others assign to attributes in forward; tracing would leave symbols there.
