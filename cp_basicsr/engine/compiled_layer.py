@@ -13,7 +13,7 @@ from . import threads
 from .driver import driver
 from .geometry import Scratch
 from .instructions import FLOAT, PIXELS, InstructionSet
-from .job import PLANE, Activation, Job, LevelCode
+from .job import PLANE, Activation, Job, LevelCode, map_values
 from .kernel import Kernel, kernel_of
 from .memory import empty_map, readable_beyond
 from .schedule import Schedule
@@ -131,15 +131,9 @@ class CompiledLayer:
             height=height,
             width=width,
             channels=self.in_width,
-            output=output.data_ptr(),
-            output_image=output.stride(0),
-            output_channel=output.stride(1),
-            output_row=output.stride(2),
+            **map_values('output', output),
             outputs=self.out_width,
-            residual=None if residual is None else residual.data_ptr(),
-            residual_image=0 if residual is None else residual.stride(0),
-            residual_channel=0 if residual is None else residual.stride(1),
-            residual_row=0 if residual is None else residual.stride(2),
+            **map_values('residual', residual),
             scale=epilogue.scale,
             activation=epilogue.activation,
             shuffle=factor,

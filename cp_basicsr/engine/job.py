@@ -6,6 +6,7 @@ import ctypes
 from enum import IntEnum
 
 import numpy as np
+from torch import Tensor
 
 
 class Activation(IntEnum):
@@ -15,6 +16,19 @@ class Activation(IntEnum):
     RELU = 1
     SLOPE = 2  # LeakyReLU and PReLU: a factor for each channel where the value is negative
     GELU = 3  # the exact one, with the error function
+
+
+def map_fields(name: str) -> list[tuple[str, type]]:
+    """Fields of a structure that say where a feature map lies: its address and, in floats, the strides between images,
+    channels and rows. Columns are neighbours."""
+    return [(name, ctypes.c_void_p), *((f'{name}_{axis}', ctypes.c_int64) for axis in ('image', 'channel', 'row'))]
+
+
+def map_values(name: str, x: Tensor | None) -> dict[str, int | None]:
+    """Values of :func:`map_fields`; None: there is no such map."""
+    if x is None:
+        return {name: None}
+    return {name: x.data_ptr(), **{f'{name}_{axis}': x.stride(k) for k, axis in enumerate(('image', 'channel', 'row'))}}
 
 
 class Job(ctypes.Structure):
@@ -34,15 +48,9 @@ class Job(ctypes.Structure):
         ('height', ctypes.c_int64),
         ('width', ctypes.c_int64),
         ('channels', ctypes.c_int64),
-        ('output', ctypes.c_void_p),
-        ('output_image', ctypes.c_int64),
-        ('output_channel', ctypes.c_int64),
-        ('output_row', ctypes.c_int64),
+        *map_fields('output'),
         ('outputs', ctypes.c_int64),
-        ('residual', ctypes.c_void_p),
-        ('residual_image', ctypes.c_int64),
-        ('residual_channel', ctypes.c_int64),
-        ('residual_row', ctypes.c_int64),
+        *map_fields('residual'),
         ('scale', ctypes.c_float),
         ('activation', ctypes.c_int32),
         ('shuffle', ctypes.c_int32),

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import threads
 from .instructions import PIXELS
 from .ir import F32, VECTOR, ZEROS, i64
+from .job import map_fields, map_values
 from .memory import empty_map, readable_beyond
 from .native import Routine, RoutineSource
 from .vector_math import constant, fused
@@ -21,14 +22,8 @@ class _Job(ctypes.Structure):
     """Strides in floats. Pieces of work are rows of images; the last vector of a row may reach over its end."""
 
     _fields_ = [
-        ('input', ctypes.c_void_p),
-        ('input_image', ctypes.c_int64),
-        ('input_channel', ctypes.c_int64),
-        ('input_row', ctypes.c_int64),
-        ('output', ctypes.c_void_p),
-        ('output_image', ctypes.c_int64),
-        ('output_channel', ctypes.c_int64),
-        ('output_row', ctypes.c_int64),
+        *map_fields('input'),
+        *map_fields('output'),
         ('channels', ctypes.c_int64),
         ('height', ctypes.c_int64),
         ('vectors', ctypes.c_int64),
@@ -103,14 +98,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     images, channels, height, width = x.shape
     output = empty_map(*x.shape)
     job = _Job(
-        input=x.data_ptr(),
-        input_image=x.stride(0),
-        input_channel=x.stride(1),
-        input_row=x.stride(2),
-        output=output.data_ptr(),
-        output_image=output.stride(0),
-        output_channel=output.stride(1),
-        output_row=output.stride(2),
+        **map_values('input', x),
+        **map_values('output', output),
         channels=channels,
         height=height,
         vectors=-(-width // PIXELS),

@@ -16,6 +16,7 @@ from torch import Tensor
 from . import threads
 from .instructions import PIXELS
 from .ir import F32, I32, VECTOR, ZEROS, i64
+from .job import map_fields, map_values
 from .memory import empty_map
 from .native import Routine, RoutineSource
 from .vector_math import constant, exponential, fused, larger
@@ -37,14 +38,8 @@ class _Job(ctypes.Structure):
     """
 
     _fields_ = [
-        ('input', ctypes.c_void_p),
-        ('input_image', ctypes.c_int64),
-        ('input_channel', ctypes.c_int64),
-        ('input_row', ctypes.c_int64),
-        ('output', ctypes.c_void_p),
-        ('output_image', ctypes.c_int64),
-        ('output_channel', ctypes.c_int64),
-        ('output_row', ctypes.c_int64),
+        *map_fields('input'),
+        *map_fields('output'),
         ('height', ctypes.c_int64),
         ('width', ctypes.c_int64),
         ('shift', ctypes.c_int64),
@@ -195,14 +190,8 @@ def window_attention(qkv: Tensor, heads: int, shift: int, bias: Tensor, scale: f
     out_channels = channels // 3
     output = empty_map(images, out_channels, height, width)
     job = _Job(
-        input=qkv.data_ptr(),
-        input_image=qkv.stride(0),
-        input_channel=qkv.stride(1),
-        input_row=qkv.stride(2),
-        output=output.data_ptr(),
-        output_image=output.stride(0),
-        output_channel=output.stride(1),
-        output_row=output.stride(2),
+        **map_values('input', qkv),
+        **map_values('output', output),
         height=height,
         width=width,
         shift=shift,
