@@ -29,6 +29,7 @@ from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.loading import load_network
 from cp_basicsr.options import OptionError, check_number
 from cp_basicsr.pixels import Picture, PictureError, Planes, from_planes, luma, to_planes
+from cp_basicsr.precision import DEFAULT_PRECISION, check_precision
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.routing.picture import draw_level_map
 
@@ -116,6 +117,8 @@ class Restorer:
         budget: float | None = None,
         level: int | None = None,
         tile: int | None | Literal['trained'] = 'trained',
+        overlap: int | None = None,
+        precision: str = DEFAULT_PRECISION,
     ) -> Restoration:
         """Restore one picture, or a batch of tensors.
 
@@ -131,13 +134,16 @@ class Restorer:
                 that the network was trained for.
             tile: side of a tile in pixels of ``picture``; None: one level for the whole picture; 'trained': as the
                 network was trained.
+            overlap: None: tiles are regions of one feature map. Else the picture is cut into tiles, and each sees so
+                many pixels beyond its own on each side; for networks whose layers cannot be placed on the picture.
+            precision: 'fp32', 'bf16', or on CUDA 'fp16'; the classifier and what is returned keep their own.
 
         Raises:
             PictureError: ``picture`` is none, or has channels that the network does not take.
-            OptionError, PatternError: ``budget``, ``level`` or ``tile`` is wrong.
+            OptionError, PatternError: ``budget``, ``level``, ``tile``, ``overlap`` or ``precision`` is wrong.
             BudgetError: the levels do not allow this budget.
         """
-        choice = self.choice(budget, level, tile)
+        choice = self.choice(budget, level, tile, overlap, precision)
         planes = to_planes(picture)
         parts = self._restore_colour(planes.colour, choice)
         levels = torch.stack([part.levels for part in parts]).amax(dim=0).cpu().numpy()
@@ -159,9 +165,12 @@ class Restorer:
         budget: float | None = None,
         level: int | None = None,
         tile: int | None | Literal['trained'] = 'trained',
+        overlap: int | None = None,
+        precision: str = DEFAULT_PRECISION,
     ) -> RoutingChoice:
         """How levels are chosen; args and exceptions as in :meth:`restore`."""
-        trained = self.net.calibration.trained_choice()
+        check_precision(precision, next(self.net.parameters()).device, 'precision')
+        trained = replace(self.net.calibration.trained_choice(), precision=precision)
         if tile == 'trained':
             tile = trained.tile
         elif tile is not None:
@@ -170,14 +179,16 @@ class Restorer:
             if not self.net.classifier.by_tile:
                 name = type(self.net.classifier).__name__
                 raise OptionError(f'tile is {tile}, but {name} predicts whole pictures: give None.')
+        if overlap is not None:
+            _check_overlap(overlap, tile, level)
         if budget is not None and level is not None:
             raise OptionError(f'budget is {budget} and level is {level}; they exclude each other: give one.')
         if level is not None:
             self.net.pattern.index(level)
             return replace(trained, budget=None, level=level, tile=tile)
         if budget is not None:
-            return replace(trained, budget=check_number(budget, 'budget', 0, 2), tile=tile)
-        return replace(trained, tile=tile)
+            return replace(trained, budget=check_number(budget, 'budget', 0, 2), tile=tile, overlap=overlap)
+        return replace(trained, tile=tile, overlap=overlap)
 
     def check(self, choice: RoutingChoice, where: str = 'budget') -> None:
         """Refuse a budget that the levels do not allow on pictures of usual sizes.
@@ -227,7 +238,7 @@ class Restorer:
 
     def _check_budget(self, choice: RoutingChoice, shape: Sequence[int], where: str) -> None:
         if choice.budget is not None and choice.level is None:
-            self.net.check_budget(choice.budget, shape, choice.tile, where)
+            self.net.check_budget(choice.budget, shape, choice.tile, where, choice.overlap)
 
     def _bytes_for_features(self, x: Tensor) -> int:
         """What the memory allowed leaves for feature maps, once the process itself and the picture are counted."""
@@ -238,6 +249,14 @@ class Restorer:
             self._own_bytes = resident_bytes() if x.device.type == 'cpu' else 0
         values = x.numel() * (1 + self.scale**2)
         return max(int(self.memory * GIB) - self._own_bytes - RESERVE - BYTES_PER_VALUE * values, LEAST_LIMIT)
+
+
+def _check_overlap(overlap: int, tile: int | None, level: int | None) -> None:
+    if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
+        raise OptionError(f'overlap is {overlap!r}; allowed: pixels from 0 up, or None (tiles are not cut).')
+    if level is not None or tile is None:
+        uncut = 'whole pictures are routed' if level is None else 'one level runs everywhere'
+        raise OptionError(f'overlap is {overlap}, but {uncut}, so no tile is cut: leave it out.')
 
 
 def resident_bytes() -> int:

@@ -105,6 +105,28 @@ def test_without_a_word_the_network_routes_as_it_was_trained(net: Any, model: An
     assert model.restore(picture, tile=32).levels.shape == (3, 4)
 
 
+def test_cut_tiles_that_see_enough_give_what_each_subnet_gives_of_the_whole_picture(net: Any, model: Any) -> None:
+    picture = scene(96, 128)
+    result = model.restore(picture, budget=1.87, tile=32, overlap=8)  # the network sees 4 pixels to each side
+    assert result.levels.shape == (3, 4) and result.macs_share > 1.2, 'the overlap is counted'
+    assert np.array_equal(result.image, model.restore(picture, level=-1).image)
+    mixed = model.restore(picture, budget=1.1, tile=32, overlap=8)
+    assert mixed.macs_share == pytest.approx(1.1, abs=0.05)
+    wholes = np.stack([model.restore(picture, level=level).image for level in range(3)])
+    levels = mixed.levels.repeat(64, axis=0).repeat(64, axis=1)
+    expected = np.take_along_axis(wholes, levels[None, :, :, None], axis=0)[0]
+    assert len(np.unique(mixed.levels)) > 1
+    assert np.abs(mixed.image.astype(int) - expected).max() <= 1
+
+
+def test_precision_is_what_was_asked_for(model: Any) -> None:
+    picture = scene(96, 128, deep=True)
+    exact, half = (model.restore(picture, budget=0.7, precision=name) for name in ('fp32', 'bf16'))
+    assert np.array_equal(exact.levels, half.levels), 'the classifier keeps its own'
+    difference = np.abs(exact.image.astype(float) - half.image).mean() / 65535
+    assert 1e-5 < difference < 1e-2
+
+
 def test_a_drawn_map_has_the_picture_and_a_legend(model: Any) -> None:
     for picture in (scene(96, 128), scene(96, 128, channels=1), scene(96, 128, channels=4, deep=True)):
         drawn = model.draw_levels(model.restore(picture, budget=0.7))
@@ -170,6 +192,10 @@ def test_what_is_no_picture_is_refused(picture: Any, message: str, model: Any) -
         ({'level': 0, 'budget': 0.5}, OptionError, 'they exclude each other'),
         ({'tile': 0}, OptionError, 'tile is 0; allowed: a positive number of pixels'),
         ({'tile': 'none'}, OptionError, "tile is 'none'; allowed"),
+        ({'overlap': -1}, OptionError, 'overlap is -1; allowed: pixels from 0 up, or None'),
+        ({'overlap': 8, 'tile': None}, OptionError, 'overlap is 8, but whole pictures are routed'),
+        ({'overlap': 8, 'level': 0}, OptionError, 'overlap is 8, but one level runs everywhere'),
+        ({'precision': 'fp16'}, OptionError, "precision is 'fp16', but the network runs on cpu; allowed there: fp32"),
     ],
 )
 def test_wrong_choices_are_refused(choice: dict[str, Any], error: type, message: str, model: Any) -> None:

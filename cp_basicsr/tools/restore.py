@@ -5,7 +5,8 @@
 
 The checkpoint describes its network, so no option file is needed. PNG, JPEG, TIFF, WebP and BMP, gray or colour, are
 restored to the same format and folders; 16 bit, alpha and colour profiles are kept, photographs are turned upright.
-What is done already is passed over. Under torchrun or srun the pictures are shared out over the processes.
+What is done already is passed over; what was made with other settings, or by others, is left alone and named.
+Under torchrun or srun the pictures are shared out over the processes.
 Exit status: 0, 1 (a picture failed), 2 (nothing could start), 130 (Ctrl-C: run it again to go on).
 """
 
@@ -15,13 +16,15 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from cp_basicsr.tools.ranks import place, take_device
-from cp_basicsr.tools.restoring_files.listing import FORMATS, InputError, Job, list_jobs
+from cp_basicsr.tools.restoring_files.listing import FORMATS, Job, list_jobs
+from cp_basicsr.tools.restoring_files.stamp import stamp_of
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -39,6 +42,7 @@ class Tally:
     Attributes:
         total: pictures of this process, those done before included.
         before: how many were done before.
+        kept: why the file at a picture's target is not replaced, by that file.
         restored: how many have been restored.
         megapixels: their size, before restoring.
         seconds: time that they took, reading and writing included.
@@ -48,6 +52,7 @@ class Tally:
 
     total: int
     before: int
+    kept: Mapping[Path, str]
     restored: int = 0
     megapixels: float = 0.0
     seconds: float = 0.0
@@ -68,7 +73,7 @@ class Tally:
         return f'{self.megapixels / self.seconds:.2f} MP/s' if self.seconds else '0 MP/s'
 
     def summary(self) -> str:
-        """One sentence, and a line for each picture that failed."""
+        """One sentence, and a line for each reason to leave files alone, and for each picture that failed."""
         parts = [f'{self.restored} of {self.total} restored']
         if self.restored:
             parts[0] += (
@@ -76,10 +81,17 @@ class Tally:
                 f'{100 * self.macs / self.dense_macs:.1f} % of the dense MACs)'
             )
         if self.before:
-            parts.append(f'{self.before} done before (--overwrite restores them again)')
+            parts.append(f'{self.before} done before with these settings (--overwrite restores them again)')
+        if self.kept:
+            parts.append(f'{len(self.kept)} left as they are in the output (choose another -o, or --overwrite)')
         if self.failed:
-            parts.append(f'{len(self.failed)} failed:')
-        return '\n  '.join([', '.join(parts), *(f'{path}: {reason}' for path, reason in self.failed.items())])
+            parts.append(f'{len(self.failed)} failed')
+        lines = [
+            f'{count} {reason}; such as {next(path for path in self.kept if self.kept[path] == reason)}'
+            for reason, count in Counter(self.kept.values()).items()
+        ]
+        lines += [f'{path}: {reason}' for path, reason in self.failed.items()]
+        return '\n  '.join([', '.join(parts) + (':' if lines else ''), *lines])
 
 
 def restore_all(jobs: Sequence[Job], one: Callable[[Job], tuple[int, Restoration]], tally: Tally, label: str) -> None:
@@ -114,12 +126,14 @@ class FileRestorer:
 
     Args:
         restorer: the network.
-        options: the command line.
+        how: arguments of :meth:`.Restorer.restore`.
+        stamp: what each restored picture says of itself.
     """
 
-    def __init__(self, restorer: Restorer, options: argparse.Namespace) -> None:
+    def __init__(self, restorer: Restorer, how: Mapping[str, Any], stamp: str) -> None:
         self.restorer = restorer
-        self.how = {'budget': options.budget, 'level': options.level, 'tile': options.tile}
+        self.how = how
+        self.stamp = stamp
 
     def __call__(self, job: Job) -> tuple[int, Restoration]:
         """Restore one file; returns its number of pixels too.
@@ -139,7 +153,7 @@ class FileRestorer:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         if job.map is not None:
             write_whole(job.map, encode(self.restorer.draw_levels(restoration), 'PNG'))
-        write_whole(job.target, encode(restoration.image, form, picture.profile))
+        write_whole(job.target, encode(restoration.image, form, picture.profile, self.stamp))
         return height * width, restoration
 
 
@@ -149,20 +163,23 @@ def run(options: argparse.Namespace, stop: Callable[[str], NoReturn]) -> int:
     try:
         suffix = None if options.format == 'same' else f'.{options.format}'
         own = list_jobs(options.inputs, options.output, suffix, options.map)[rank::world]
-    except InputError as error:
+        log = _log()
+        stamp = _stamp(options)
+    except ValueError as error:
         stop(str(error))
-    jobs = [job for job in own if options.overwrite or not job.is_done()]
-    tally = Tally(len(own), len(own) - len(jobs))
-    log = _log()
+    reasons = {} if options.overwrite else {job: job.why_kept(stamp) for job in own}
+    kept = {job.target: reason for job, reason in reasons.items() if reason}
+    jobs = [job for job in own if options.overwrite or (job.target not in kept and not job.is_done())]
+    tally = Tally(len(own), len(own) - len(jobs) - len(kept), kept)
     label = f'rank {rank} of {world}' if world > 1 else 'restored'
     try:
         if jobs:
-            restore_all(jobs, FileRestorer(_load(options, stop), options), tally, label)
+            restore_all(jobs, FileRestorer(_load(options, stop), _how(options), stamp), tally, label)
     except KeyboardInterrupt:
         log.warning(f'Interrupted; {tally.summary()}\nRun the same command again to go on.')
         return INTERRUPTED
     log.info(f'Rank {rank} of {world}: {tally.summary()}' if world > 1 else tally.summary())
-    return FAILED if tally.failed else 0
+    return FAILED if tally.failed or kept else 0
 
 
 def _load(options: argparse.Namespace, stop: Callable[[str], NoReturn]) -> Restorer:
@@ -171,10 +188,20 @@ def _load(options: argparse.Namespace, stop: Callable[[str], NoReturn]) -> Resto
     take_device()
     try:
         restorer = load(options.model, memory=options.memory)
-        restorer.check(restorer.choice(options.budget, options.level, options.tile), '--budget')
+        restorer.check(restorer.choice(**_how(options)), '--budget')
     except ValueError as error:
         stop(str(error))
     return restorer
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ('budget', 'level', 'tile', 'overlap', 'precision')}
+
+
+def _stamp(options: argparse.Namespace) -> str:
+    from cp_basicsr.loading import find_checkpoint
+
+    return stamp_of(find_checkpoint(options.model), _how(options) | {'tile': options.tile or 'none'})
 
 
 def _log() -> Logger:
@@ -213,6 +240,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar='N',
         help="pixels routed as one, or 'none'; default: trained",
     )
+    parser.add_argument('--overlap', type=int, metavar='P', help='cut tiles, each seeing P pixels beyond its own')
+    parser.add_argument('--precision', default='fp32', metavar='P', help='fp32 (default), bf16, on CUDA fp16')
     parser.add_argument('--map', action='store_true', help='also write NAME_levels.png, the level map over the picture')
     parser.add_argument(
         '--format',

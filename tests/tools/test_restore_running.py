@@ -108,12 +108,13 @@ def test_done_pictures_are_passed_over_unless_told_otherwise(
     run_here(*USUAL)
     assert '3 of 3 restored' in log[-1]
     (tmp_path / 'out/b.png').unlink()
-    (tmp_path / 'out/a.png').write_bytes(b'kept')
+    done = (tmp_path / 'out/a.png').stat().st_mtime_ns
     time.sleep(0.01)
     write(tmp_path / 'in/c.png', scene(50, 50))  # newer than its result
     run_here(*USUAL)
-    assert '2 of 3 restored' in log[-1] and '1 done before (--overwrite restores them again)' in log[-1]
-    assert (tmp_path / 'out/a.png').read_bytes() == b'kept'
+    assert '2 of 3 restored' in log[-1]
+    assert '1 done before with these settings (--overwrite restores them again)' in log[-1]
+    assert (tmp_path / 'out/a.png').stat().st_mtime_ns == done
     same_pixels(read(tmp_path / 'out/c.png'), at_level(net, scene(50, 50), 0))
     run_here(*USUAL, '--map')
     assert '3 of 3 restored' in log[-1], 'the level maps were missing'
@@ -202,6 +203,8 @@ def test_processes_share_the_pictures(
         (('in', '-o', 'out', '--model', 'net.pth', '--budget', '0.1'), r'--budget is 0\.1, outside what the levels'),
         (('in', '-o', 'out', '--model', 'net.pth', '--level', '3'), r'level 3 does not exist: .* 0 \(sparsest\) to 2'),
         (('in', '-o', 'out', '--model', 'net.pth', '--tile', '0'), r"--tile: '0' is none of: a number of pixels"),
+        (('in', '-o', 'out', '--model', 'net.pth', '--overlap', '-1'), r'overlap is -1; allowed: pixels from 0 up'),
+        (('in', '-o', 'out', '--model', 'net.pth', '--precision', 'half'), r"precision is 'half', .* fp32, bf16"),
         (('in', '-o', 'out', '--model', 'net.pth', '--memory', '0'), r'memory is 0\.0; allowed: a number from 0\.1'),
         (('in', '-o', 'out', '--model', 'net.pth', '--level', '0', '--budget', '1'), r'not allowed with argument'),
     ],

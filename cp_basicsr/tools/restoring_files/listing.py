@@ -10,6 +10,8 @@ from pathlib import Path
 
 from cp_basicsr.data.files import is_current
 
+from .stamp import MAKER, STAMPED, read_stamp
+
 FORMATS = {
     '.png': 'PNG',
     '.jpg': 'JPEG',
@@ -42,6 +44,24 @@ class Job:
     def is_done(self) -> bool:
         """Whether all that it makes is there, and not older than the picture."""
         return all(is_current(made, self.source) for made in (self.target, self.map) if made is not None)
+
+    def why_kept(self, stamp: str) -> str | None:
+        """Why the file that stands at its target must not be replaced unasked.
+
+        Args:
+            stamp: of what would be written there.
+
+        Returns:
+            None: nothing is there, or it was made with these settings, or is outdated, or cannot tell (BMP).
+        """
+        if FORMATS[self.target.suffix.lower()] not in STAMPED or not self.target.exists():
+            return None
+        found = read_stamp(self.target)
+        if found is None:
+            return 'not made by cp-restore'
+        if found == stamp or not is_current(self.target, self.source):
+            return None
+        return f'made with other settings: {found.removeprefix(MAKER)}'
 
 
 def list_jobs(inputs: Sequence[str], out: Path, suffix: str | None = None, maps: bool = False) -> list[Job]:
