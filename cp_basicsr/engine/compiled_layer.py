@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from . import threads
+from . import threads, winograd
 from .driver import driver
 from .geometry import Scratch
 from .instructions import FLOAT, PIXELS, InstructionSet
@@ -42,7 +42,11 @@ PLAIN = Epilogue()
 
 
 class _Level:
-    """Code, weights and bias of one level, and the pointers to them."""
+    """Code, weights and bias of one level, and the pointers to them.
+
+    Weights are transformed for Winograd's convolution where that is faster; strips with numbers that it does not take
+    run as code all the same.
+    """
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray, mask: np.ndarray, scratch: Scratch, isa: InstructionSet):
         self.kernel: Kernel = kernel_of(mask, scratch, isa)
@@ -50,11 +54,29 @@ class _Level:
         self.bias = bias
         count = len(self.kernel.entries)
         self.entries = (ctypes.c_void_p * count)(*self.kernel.entries)
-        base = self.weights.ctypes.data
-        self.values = (ctypes.c_void_p * count)(*(base + 4 * start for start in self.kernel.starts))
+        self.values = _pointers(self.weights, self.kernel.starts)
+        self.transformed, blocks = None, None
+        if scratch.stride == 1 and scratch.rows >= winograd.TILE_ROWS and winograd.is_faster(mask, isa.outputs):
+            self.transformed, starts = winograd.transformed(np.where(mask, weight, 0), isa.outputs)
+            self.blocks = blocks = _pointers(self.transformed, starts)
         self.code = LevelCode(
-            ctypes.addressof(self.entries), ctypes.addressof(self.values), bias.ctypes.data, self.kernel.parts
+            ctypes.addressof(self.entries),
+            ctypes.addressof(self.values),
+            bias.ctypes.data,
+            self.kernel.parts,
+            None if blocks is None else ctypes.addressof(blocks),
         )
+
+    @property
+    def size(self) -> int:
+        """Bytes of code and weights."""
+        transformed = 0 if self.transformed is None else self.transformed.nbytes
+        return self.kernel.memory.size + self.weights.nbytes + transformed
+
+
+def _pointers(values: np.ndarray, starts: Sequence[int]) -> ctypes.Array:
+    base = values.ctypes.data
+    return (ctypes.c_void_p * len(starts))(*(base + FLOAT * start for start in starts))
 
 
 class CompiledLayer:
@@ -98,7 +120,7 @@ class CompiledLayer:
     @property
     def code_size(self) -> int:
         """Bytes of machine code, shared with other layers of the same pattern, and of packed weights."""
-        return sum(level.kernel.memory.size + level.weights.nbytes for level in self._levels)
+        return sum(level.size for level in self._levels)
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output for an input of ``height x width``."""
@@ -126,6 +148,12 @@ class CompiledLayer:
         factor = epilogue.shuffle
         output = empty_map(images, self.out_width // factor**2, out_height * factor, out_width * factor)
         residual = None if epilogue.residual is None else readable_beyond(epilogue.residual)
+        sums = self.scratch.floats
+        transformed = sums + self.scratch.positions * self.block * PIXELS
+        # A row of vectors of outputs: two fill one of tiles.
+        pairs = -(-self.scratch.vectors // 2)
+        step = (self.in_width | 1) * PIXELS  # an odd number of cache lines, lest all products fall on one set
+        products = transformed + pairs * winograd.PRODUCTS * step
         job = Job(
             planes=planes.ctypes.data,
             height=height,
@@ -146,8 +174,13 @@ class CompiledLayer:
             scratch_phase=self.scratch.phase,
             scratch_row=self.scratch.row,
             scratch_plane=self.scratch.plane,
-            sums=self.scratch.floats,
+            sums=sums,
             block=self.block,
+            transformed=transformed,
+            transformed_step=step,
+            transformed_pairs=pairs,
+            products=products,
+            tile_rows=winograd.TILE_ROWS if any(level.transformed is not None for level in self._levels) else 1,
             levels=ctypes.addressof(self._codes),
             bands=schedule.bands.ctypes.data,
             band_count=len(schedule.bands),
@@ -156,8 +189,7 @@ class CompiledLayer:
             runs=schedule.runs.ctypes.data,
             upwards=upwards,
         )
-        floats = self.scratch.floats + self.scratch.positions * self.block * PIXELS
-        threads.run(driver(), job, job.band_count, floats)
+        threads.run(driver(), job, job.band_count, products + winograd.PRODUCTS * self.block * PIXELS)
         return output
 
 

@@ -6,7 +6,9 @@ Written with LLVM's IR builder because there is no compiler where the plugin is 
         for each strip of the band:
             copy its inputs with their border into scratch
             for each level that its tiles hold, and each block of output channels:
-                for each part of the block's code, each row, each run of neighbouring tiles of this level:
+                if Winograd's convolution pays at this level:
+                    sums = transformed back(transformed weights * transformed scratch)
+                else for each part of the block's code, each row, each run of neighbouring tiles of this level:
                     sums += kernel(scratch, weights of the level)
                 output = shuffle(activation(sums + bias)) * scale + residual
 """
@@ -19,11 +21,12 @@ from functools import cache
 from llvmlite import ir
 
 from .filling import Filling
-from .instructions import PIXELS
-from .ir import I64, POINTER, Builder, i64
-from .job import BAND, GROUP, RUN, STRIP, Job, LevelCode
+from .ir import I8, I64, POINTER, i64
+from .job import BAND, GROUP, STRIP, Job, LevelCode
 from .native import Callee, Routine, RoutineSource
+from .runs import Runs
 from .storing import Storing
+from .transforming import Transforming
 
 
 class _Driver(RoutineSource):
@@ -34,7 +37,8 @@ class _Driver(RoutineSource):
 
     def prepare(self) -> None:
         self.filling = Filling(self.b, self.fields, self.scratch)
-        self.storing = Storing(self.b, self.fields)
+        self.transforming = Transforming(self.b, self.fields, self.scratch)
+        self.storing = Storing(self.b, self.fields, self.scratch)
 
     def work(self, piece: ir.Value) -> None:
         b, f = self.b, self.fields
@@ -44,43 +48,60 @@ class _Driver(RoutineSource):
         with b.loop(band['count']) as index:
             strip = b.record(f['strips'], b.add(band['first'], index), STRIP)
             self.filling.fill(strip)
+            ordinary = self.filling.ordinary()
             with b.loop(strip['count']) as number:
-                self._compute(strip, b.record(f['groups'], b.add(strip['first'], number), GROUP))
+                self._compute(strip, b.record(f['groups'], b.add(strip['first'], number), GROUP), ordinary)
 
-    def _compute(self, strip: dict[str, ir.Value], group: dict[str, ir.Value]) -> None:
-        """What of a strip runs at one level: each part of the code for all of it, before the next part is fetched."""
+    def _compute(self, strip: dict[str, ir.Value], group: dict[str, ir.Value], ordinary: ir.Value) -> None:
+        """What of a strip runs at one level."""
         b, f = self.b, self.fields
-        level = b.at(f['levels'], b.mul(group['level'], i64(ctypes.sizeof(LevelCode))), ir.IntType(8))
-        entries, weights, bias, parts = (b.field(level, LevelCode, name) for name, _ in LevelCode._fields_)
-        blocks = b.rounded_up(f['outputs'], f['block'])
+        level = b.at(f['levels'], b.mul(group['level'], i64(ctypes.sizeof(LevelCode))), I8)
+        values = {name: b.field(level, LevelCode, name) for name, _ in LevelCode._fields_}
+        given = b.icmp_unsigned('!=', b.ptrtoint(values['transformed'], I64), i64(0))
+        transforms = b.and_(given, ordinary)
+        some = b.select(transforms, self.transforming.rows_at_once(strip, group), strip['rows'])
+        with b.loop(b.rounded_up(strip['rows'], some)) as index:
+            top = b.mul(index, some)
+            runs = Runs(b, f, strip, group, top, b.minimum(some, b.sub(strip['rows'], top)))
+            with b.if_then(transforms):
+                self.transforming.transform_inputs(runs)
+            with b.loop(b.rounded_up(f['outputs'], f['block'])) as block:
+                first = b.mul(block, f['block'])
+                count = b.minimum(b.sub(f['outputs'], first), f['block'])
+                with b.if_else(transforms) as (by_products, term_by_term):
+                    with by_products:
+                        self._multiply(runs, values, block, first, count)
+                    with term_by_term:
+                        self._add_up(runs, values, block, first, count)
+                with runs.each_row(first, count) as (_, row):
+                    self.storing.store(row, values['bias'])
+
+    def _add_up(
+        self, runs: Runs, level: dict[str, ir.Value], block: ir.Value, first: ir.Value, count: ir.Value
+    ) -> None:
+        """By the level's own code: each part of it for all rows and runs, before the next part is fetched."""
+        b, parts = self.b, level['parts']
         kernel = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, POINTER, I64])
-        area = b.mul(f['block'], i64(PIXELS))
-        with b.loop(blocks) as block:
-            first = b.mul(block, f['block'])
-            count = b.minimum(b.sub(f['outputs'], first), f['block'])
-            with b.loop(parts) as part:
-                index = b.total((block, parts), part)
-                entry, values = b.element(entries, index, POINTER), b.element(weights, index, POINTER)
-                with b.loop(strip['rows']) as row, b.loop(group['count']) as number:
-                    run = b.record(f['runs'], b.add(group['first'], number), RUN)
-                    self.storing.ask_for(_piece(b, strip, run), row, first, count, (part, parts))
-                    source = b.at(self.scratch, b.total((b.mul(row, f['stride']), f['scratch_row']), run['x']))
-                    b.call(Callee(entry, kernel), [source, values, self._sums(group, run, row, area), run['vectors']])
-            with b.loop(strip['rows']) as row, b.loop(group['count']) as number:
-                run = b.record(f['runs'], b.add(group['first'], number), RUN)
-                sums = self._sums(group, run, row, area)
-                self.storing.store(sums, area, _piece(b, strip, run), row, first, count, bias)
+        with b.loop(parts) as part:
+            index = b.total((block, parts), part)
+            entry, weights = (b.element(level[name], index, POINTER) for name in ('entries', 'weights'))
+            with runs.each_row(first, count) as (inputs, row):
+                self.storing.ask_for(row, (part, parts))
+                source, sums = (b.at(self.scratch, place) for place in (inputs, row.sums))
+                b.call(Callee(entry, kernel), [source, weights, sums, row.vectors])
 
-    def _sums(self, group: dict[str, ir.Value], run: dict[str, ir.Value], row: ir.Value, area: ir.Value) -> ir.Value:
-        """Where in scratch memory the sums of a run on one row begin."""
-        b, f = self.b, self.fields
-        position = b.total((row, group['vectors']), run['before'])
-        return b.at(self.scratch, b.total(f['sums'], (position, area)))
-
-
-def _piece(b: Builder, strip: dict[str, ir.Value], run: dict[str, ir.Value]) -> dict[str, ir.Value]:
-    """A run of a strip as a strip of its own."""
-    return {**strip, 'x': b.add(strip['x'], run['x']), 'vectors': run['vectors']}
+    def _multiply(
+        self, runs: Runs, level: dict[str, ir.Value], block: ir.Value, first: ir.Value, count: ir.Value
+    ) -> None:
+        """By Winograd's convolution: all products of a pair of positions, before the next pair's."""
+        b = self.b
+        weights = b.element(level['transformed'], block, POINTER)
+        pairs = self.transforming.pairs(runs)
+        with b.loop(pairs) as pair:
+            with runs.each_row(first, count) as (_, row):
+                self.storing.ask_for(row, (pair, pairs))
+            self.transforming.multiply(pair, weights, count)
+            self.transforming.transform_back(pair, runs, count)
 
 
 @cache

@@ -12,6 +12,12 @@ from .job import PLANE
 
 BITS = ir.IntType(PIXELS)  # a mask of one vector
 MOST_VECTORS = 64  # in a row of scratch memory
+# Magnitudes as the bits of a float32 without its sign, which are ordered as the numbers are.
+PATTERNS = ir.VectorType(I32, PIXELS)
+MAGNITUDE = ir.Constant(PATTERNS, [0x7FFFFFFF] * PIXELS)
+NO_MAGNITUDE = ir.Constant(PATTERNS, [0] * PIXELS)
+# Between 2^-100 and 2^100: sums of a few products with small numbers neither overflow nor lose digits to denormals.
+SMALL, LARGE = (127 - 100) << 23, (127 + 100) << 23
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,17 @@ class Filling:
     def __init__(self, builder: Builder, fields: dict[str, ir.Value], scratch: ir.Value) -> None:
         self.b, self.fields, self.scratch = builder, fields, scratch
         self.masks = builder.alloca(BITS, size=i64(MOST_VECTORS))
+        self.largest = builder.alloca(PATTERNS)
 
     def _window(self, strip: dict[str, ir.Value]) -> _Window:
         b, f = self.b, self.fields
         reach = b.sdiv(b.sub(b.add(f['kernel_columns'], f['stride']), i64(1)), f['stride'])
+        rows = b.mul(b.rounded_up(strip['rows'], f['tile_rows']), f['tile_rows'])
         return _Window(
             strip['image'],
             b.sub(b.mul(strip['y'], f['stride']), f['pad_rows']),
             b.sub(b.mul(strip['x'], f['stride']), f['pad_columns']),
-            b.total((b.sub(strip['rows'], i64(1)), f['stride']), f['kernel_rows']),
+            b.total((b.sub(rows, i64(1)), f['stride']), f['kernel_rows']),
             b.add(strip['vectors'], b.sdiv(b.add(reach, i64(PIXELS - 2)), i64(PIXELS))),
         )
 
@@ -55,6 +63,7 @@ class Filling:
         """Copy a strip's inputs into scratch, zeros where they lie outside of the image."""
         b, f = self.b, self.fields
         window = self._window(strip)
+        b.store(NO_MAGNITUDE, self.largest)
         with b.loop(window.vectors) as v:
             lanes = b.add(
                 b.splat(b.total(window.left, (v, i64(PIXELS))), LANES), ir.Constant(LANES, list(range(PIXELS)))
@@ -79,13 +88,28 @@ class Filling:
                         place = b.total((phase, f['scratch_phase']), (v, i64(PIXELS)))
                         b.put_vector(ZEROS, b.at(target, place))
 
+    def ordinary(self) -> ir.Value:
+        """Whether the largest input of the strip (of a layer of stride 1) can be added and multiplied without care.
+
+        False for NaN, infinity and what is close to them, and where there are only denormals.
+        """
+        b = self.b
+        reduce = b.intrinsic(f'llvm.vector.reduce.umax.v{PIXELS}i32', ir.FunctionType(I32, [PATTERNS]))
+        largest = b.call(reduce, [b.load(self.largest, typ=PATTERNS)])
+        between = b.and_(b.icmp_unsigned('>', largest, I32(SMALL)), b.icmp_unsigned('<', largest, I32(LARGE)))
+        return b.or_(between, b.icmp_unsigned('==', largest, I32(0)))
+
     def _copy_row(self, source: ir.Value, target: ir.Value, window: _Window) -> None:
         """One input row; all vectors by the same instructions: branches would be guessed wrong at the borders."""
         b = self.b
         with b.loop(window.vectors) as v:
             shift = b.mul(v, i64(PIXELS))
             inside = b.bitcast(b.load(b.at(self.masks, v, BITS), typ=BITS), ir.VectorType(I1, PIXELS))
-            b.put_vector(self._masked_load(b.at(source, b.add(window.left, shift)), inside), b.at(target, shift))
+            values = self._masked_load(b.at(source, b.add(window.left, shift)), inside)
+            b.put_vector(values, b.at(target, shift))
+            magnitudes = b.and_(b.bitcast(values, PATTERNS), MAGNITUDE)
+            largest = b.load(self.largest, typ=PATTERNS)
+            b.store(b.select(b.icmp_unsigned('>', magnitudes, largest), magnitudes, largest), self.largest)
 
     def _deal_out_row(self, source: ir.Value, target: ir.Value, window: _Window) -> None:
         """One input row of a strided layer, its columns dealt out to the phases."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -99,6 +99,11 @@ class Builder(ir.IRBuilder):
         """A vector of one value."""
         one = self.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
         return self.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
+
+    def picked(self, first: ir.Value, second: ir.Value, lanes: Iterable[int]) -> ir.Value:
+        """The values of two vectors, the second's numbered after the first's, that stand in these lanes."""
+        lanes = list(lanes)
+        return self.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
     def field_address(self, pointer: ir.Value, structure: type[ctypes.Structure], name: str) -> ir.Value:
         """Address of a field of a ctypes structure."""

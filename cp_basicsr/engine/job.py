@@ -38,7 +38,10 @@ class Job(ctypes.Structure):
     concatenation along the channels need not be made. ``levels`` points at :class:`LevelCode` of each level, ``bands``,
     ``strips``, ``groups`` and ``runs`` at the tables of :mod:`cp_basicsr.engine.schedule`. Strides of output and
     residual are those after PixelShuffle by ``shuffle``. ``sums`` is where in a thread's scratch memory, in floats, the
-    sums of a strip are kept.
+    sums of a strip are kept. For levels that run as Winograd's convolution, ``transformed`` and ``products`` are where
+    the transformed inputs of ``transformed_pairs`` pairs of positions, and the products of one pair, are kept, and
+    ``transformed_step`` is the floats from one product's inputs to the next's. Inputs are copied for whole tiles of
+    ``tile_rows`` output rows.
     ``upwards`` (0 or 1) takes the bands from the last to the first. ``next_band`` is the next band that no thread has
     taken yet.
     """
@@ -65,6 +68,11 @@ class Job(ctypes.Structure):
         ('scratch_plane', ctypes.c_int64),
         ('sums', ctypes.c_int64),
         ('block', ctypes.c_int64),
+        ('transformed', ctypes.c_int64),
+        ('transformed_step', ctypes.c_int64),
+        ('transformed_pairs', ctypes.c_int64),
+        ('products', ctypes.c_int64),
+        ('tile_rows', ctypes.c_int64),
         ('levels', ctypes.c_void_p),
         ('bands', ctypes.c_void_p),
         ('band_count', ctypes.c_int64),
@@ -77,13 +85,15 @@ class Job(ctypes.Structure):
 
 
 class LevelCode(ctypes.Structure):
-    """One level of a layer: ``entries`` and ``weights`` point at one pointer for each part of each block of outputs."""
+    """One level of a layer: ``entries`` and ``weights`` point at one pointer for each part of each block of outputs,
+    ``transformed`` (null: there are none) at one for each block to its transformed weights."""
 
     _fields_ = [
         ('entries', ctypes.c_void_p),
         ('weights', ctypes.c_void_p),
         ('bias', ctypes.c_void_p),
         ('parts', ctypes.c_int64),
+        ('transformed', ctypes.c_void_p),
     ]
 
 

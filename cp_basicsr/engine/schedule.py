@@ -10,6 +10,7 @@ import numpy as np
 from .geometry import Scratch
 from .instructions import PIXELS
 from .job import BAND, GROUP, RUN, STRIP
+from .winograd import TILE_ROWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,9 @@ def map_schedule(
     """
     images = levels.shape[0]
     height = row_ends[-1]
-    # At least four bands for each thread, as long as a band's rows are worth the copy of its border.
-    rows = min(scratch.rows, max(4, -(-images * height // (4 * threads))))
+    # At least four bands for each thread, but of whole tiles of Winograd's convolution: fewer rows are not worth the
+    # copy of their border.
+    rows = min(scratch.rows, TILE_ROWS * max(1, -(-images * height // (4 * threads * TILE_ROWS))))
     bands, strips, groups, runs = [], [], [], []
     for image in range(images):
         for tile_row, (top, bottom) in enumerate(zip(row_ends[:-1], row_ends[1:], strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 from llvmlite import ir
 
@@ -15,20 +15,33 @@ from .vector_math import gelu
 SHUFFLES = (1, 2, 3, 4)  # factors of PixelShuffle that the store does by itself
 
 
+@dataclass(frozen=True)
+class Row:
+    """Outputs of one block on one row of a run, as values in the code.
+
+    Attributes:
+        image, y, x: where they begin; before PixelShuffle.
+        vectors: of pixels.
+        first, count: output channels.
+        sums: where in scratch memory, in floats, their sums ``[vectors, block, PIXELS]`` are.
+    """
+
+    image: ir.Value
+    y: ir.Value
+    x: ir.Value
+    vectors: ir.Value
+    first: ir.Value
+    count: ir.Value
+    sums: ir.Value
+
+
 class Storing:
-    """Writes the code with ``builder`` for a job of ``fields``."""
+    """Writes the code with ``builder`` for a job of ``fields`` and a thread's ``scratch``."""
 
-    def __init__(self, builder: Builder, fields: dict[str, ir.Value]) -> None:
-        self.b, self.fields = builder, fields
+    def __init__(self, builder: Builder, fields: dict[str, ir.Value], scratch: ir.Value) -> None:
+        self.b, self.fields, self.scratch = builder, fields, scratch
 
-    def ask_for(
-        self,
-        strip: dict[str, ir.Value],
-        row: ir.Value,
-        first: ir.Value,
-        count: ir.Value,
-        share: tuple[ir.Value, ir.Value],
-    ) -> None:
+    def ask_for(self, row: Row, share: tuple[ir.Value, ir.Value]) -> None:
         """Have the memory that :meth:`store` will need fetched while kernels run: every channel is on another page.
 
         Each of a block's parts asks for its ``share`` (part, parts): all at once would be more than memory delivers.
@@ -36,49 +49,30 @@ class Storing:
         b, f = self.b, self.fields
         part, parts = share
         shuffle = b.sext(f['shuffle'], I64)
-        channels = b.sdiv(count, b.mul(shuffle, shuffle))
+        channels = b.sdiv(row.count, b.mul(shuffle, shuffle))
         some = b.rounded_up(channels, parts)
         begin = b.mul(part, some)
         end = b.minimum(b.add(begin, some), channels)
         for name, write in (('output', True), ('residual', False)):
             given = b.icmp_unsigned('!=', b.ptrtoint(f[name], I64), i64(0))
-            start = self._place(name, strip, b.mul(b.add(strip['y'], row), shuffle), first, shuffle)
+            start = self._place(name, row, b.mul(row.y, shuffle), row.first, shuffle)
             with b.if_then(given), b.loop(end, begin) as index:
                 line = b.at(f[name], b.add(start, b.mul(index, f[f'{name}_channel'])))
-                with b.loop(b.mul(strip['vectors'], shuffle)) as vector:
+                with b.loop(b.mul(row.vectors, shuffle)) as vector:
                     b.prefetch(b.at(line, b.mul(vector, i64(PIXELS))), write)
 
-    def _place(
-        self, name: str, strip: dict[str, ir.Value], row: ir.Value, channel: ir.Value, shuffle: ir.Value
-    ) -> ir.Value:
-        """Floats from the beginning of output or residual to a strip's first pixel in a row of the shuffled map."""
+    def _place(self, name: str, row: Row, down: ir.Value, channel: ir.Value, shuffle: ir.Value) -> ir.Value:
+        """Floats from the beginning of output or residual to a run's first pixel in a row of the shuffled map."""
         b, f = self.b, self.fields
         return b.total(
-            (strip['image'], f[f'{name}_image']),
+            (row.image, f[f'{name}_image']),
             (b.sdiv(channel, b.mul(shuffle, shuffle)), f[f'{name}_channel']),
-            (row, f[f'{name}_row']),
-            (strip['x'], shuffle),
+            (down, f[f'{name}_row']),
+            (row.x, shuffle),
         )
 
-    def store(
-        self,
-        sums: ir.Value,
-        step: ir.Value,
-        strip: dict[str, ir.Value],
-        row: ir.Value,
-        first: ir.Value,
-        count: ir.Value,
-        bias: ir.Value,
-    ) -> None:
-        """Finish the sums of a block on one row: one loop for each kind of epilogue, so that none is asked for inside.
-
-        Args:
-            sums: of the row's first vector ``[block, PIXELS]``.
-            step: floats from there to those of the next vector.
-            strip, row: where the row lies.
-            first, count: output channels.
-            bias: of all output channels.
-        """
+    def store(self, row: Row, bias: ir.Value) -> None:
+        """Finish a row's sums: one loop for each kind of epilogue, so that none is asked for inside."""
         b, f = self.b, self.fields
         after = b.append_basic_block('stored')
         added = b.zext(b.icmp_unsigned('!=', b.ptrtoint(f['residual'], I64), i64(0)), I32)
@@ -89,35 +83,23 @@ class Storing:
             case = b.append_basic_block(f'shuffle{shuffle}_{activation.name.lower()}')
             b.position_at_end(case)
             cases.add_case(I32((shuffle * len(Activation) + activation) * 2 + residual), case)
-            self._store_loop(shuffle, activation, residual, sums, step, strip, row, first, count, bias)
+            self._store_loop(shuffle, activation, residual, row, bias)
             b.branch(after)
         b.position_at_end(after)
 
-    def _store_loop(
-        self,
-        shuffle: int,
-        activation: Activation,
-        residual: bool,
-        sums: ir.Value,
-        step: ir.Value,
-        strip: dict[str, ir.Value],
-        row: ir.Value,
-        first: ir.Value,
-        count: ir.Value,
-        bias: ir.Value,
-    ) -> None:
+    def _store_loop(self, shuffle: int, activation: Activation, residual: bool, row: Row, bias: ir.Value) -> None:
         """``shuffle`` neighbouring channels become one row of neighbouring pixels (PixelShuffle); 1 leaves them."""
         b, f = self.b, self.fields
-        factor = i64(shuffle)
-        with b.loop(b.sdiv(count, factor)) as group:
+        factor, step = i64(shuffle), b.mul(f['block'], i64(PIXELS))
+        with b.loop(b.sdiv(row.count, factor)) as group:
             index = b.mul(group, factor)
-            channel = b.add(first, index)
-            down = b.add(b.mul(b.add(strip['y'], row), factor), b.srem(b.sdiv(channel, factor), factor))
+            channel = b.add(row.first, index)
+            down = b.add(b.mul(row.y, factor), b.srem(b.sdiv(channel, factor), factor))
             places = {
-                name: b.at(f[name], self._place(name, strip, down, channel, factor)) for name in ('output', 'residual')
+                name: b.at(f[name], self._place(name, row, down, channel, factor)) for name in ('output', 'residual')
             }
-            with b.loop(strip['vectors']) as vector:
-                source = b.at(sums, b.total((vector, step), (index, i64(PIXELS))))
+            with b.loop(row.vectors) as vector:
+                source = b.at(self.scratch, b.total(row.sums, (vector, step), (index, i64(PIXELS))))
                 values = [
                     self._finished(activation, b.at(source, i64(j), VECTOR), b.add(channel, i64(j)), bias)
                     for j in range(shuffle)
@@ -149,13 +131,9 @@ class Storing:
         if n == 1:
             return values
         wide = values + [ZEROS] * (-n % 2)
-        pairs = [self._picked(p, q, range(2 * PIXELS)) for p, q in zip(wide[::2], wide[1::2], strict=True)]
+        pairs = [b.picked(p, q, range(2 * PIXELS)) for p, q in zip(wide[::2], wide[1::2], strict=True)]
         if len(pairs) == 1:
             pairs.append(pairs[0])
-        everything = b.shuffle_vector(*pairs, ir.Constant(ir.VectorType(I32, 4 * PIXELS), list(range(4 * PIXELS))))
+        everything = b.picked(*pairs, range(4 * PIXELS))
         order = [(k % n) * PIXELS + k // n for k in range(n * PIXELS)]
-        return [self._picked(everything, everything, order[k : k + PIXELS]) for k in range(0, n * PIXELS, PIXELS)]
-
-    def _picked(self, first: ir.Value, second: ir.Value, lanes: Iterable[int]) -> ir.Value:
-        lanes = list(lanes)
-        return self.b.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+        return [b.picked(everything, everything, order[k : k + PIXELS]) for k in range(0, n * PIXELS, PIXELS)]
