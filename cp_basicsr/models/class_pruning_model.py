@@ -43,7 +43,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
 
     - dense: the base network alone learns, for a run without a checkpoint of it; the levels then start from it;
     - supernet: the levels learn, the densest from the images, sparser ones from the images and the densest;
-    - classifier: all levels are run, so which one pays on each tile is measured and the classifier learns it;
+    - classifier: all levels are run on some patches, so which one pays on each tile is measured and it learns that;
     - joint: both learn on the output that the classifier's choice gives.
     """
 

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cp_basicsr.routing import patch_psnr, tile_mse
+from cp_basicsr.routing.calibration import MAX_ROWS
 
+from .measured_patches import MeasuredPatches
 from .training_options import ramped
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class Objectives:
     def __init__(self, model: ClassPruningModel) -> None:
         self.model = model
         self.observed: dict[str, float] = {}
+        self._measured: MeasuredPatches | None = None
 
     def dense(self, current_iter: int) -> dict[str, Tensor]:
         """The base network alone."""
@@ -63,17 +66,42 @@ class Objectives:
         return torch.randint(len(self.model.net.levels), (len(lq), rows, columns)), tile
 
     def classifier(self, current_iter: int) -> dict[str, Tensor]:
-        """Every level is run without gradient; the classifier learns which one pays, within the budget, decidedly."""
-        levels = range(len(self.model.net.levels))
-        with torch.no_grad():
-            outputs, _ = self.model.net(self.model.lq, each_level=levels)
-        _, log_probs = self.model.net_g(self.model.lq, each_level=(), predict_tile=self.model.training_tile())
-        losses = self._oracle(log_probs, outputs)
+        """The classifier learns which level pays, within the budget, decidedly."""
+        lq, target = self._measured_batch()
+        _, log_probs = self.model.net_g(lq, each_level=(), predict_tile=self.model.training_tile())
+        losses = self._oracle(log_probs, target)
         progress = self.model.stage.progress(current_iter)
         options = self.model.training_options
         return losses | self._auxiliary(
             log_probs, ramped(options.budget_ramp, progress), ramped(options.confidence_ramp, progress)
         )
+
+    @torch.no_grad()
+    def _measured_batch(self) -> tuple[Tensor, Tensor | None]:
+        """lq patches and their target ``[n, L]``: the batch, on which all levels are run, until ``classifier_patches``
+        have been measured; from then on random ones of those, and no level is run.
+        """
+        model = self.model
+        criterion = model.criteria.get('oracle')
+        if criterion is None:
+            return model.lq, None
+        if self._measured is None:  # also after a resume in the middle of the stage
+            self._measured = MeasuredPatches(-(-model.training_options.classifier_patches // model.opt['world_size']))
+        costs = self._costs()
+        if self._measured.complete:
+            lq, psnr = self._measured.draw(len(model.lq), *self._augmentations())
+        else:
+            outputs, _ = model.net(model.lq, each_level=range(len(model.net.levels)))
+            lq, psnr = model.lq, self._psnr(outputs)
+            self._measured.add(lq, psnr)
+            every = _rows(self._measured.psnr)
+            self._eta = criterion.price(every[:: -(-len(every) // MAX_ROWS)], costs, self._budget(costs))
+        return lq.to(model.device), criterion.target(_rows(psnr), costs, self._eta)
+
+    def _augmentations(self) -> tuple[bool, bool]:
+        """Whether the training dataset mirrors and turns its patches."""
+        dataset = self.model.opt['datasets'].get('train', {})
+        return bool(dataset.get('use_hflip')), bool(dataset.get('use_rot'))
 
     def joint(self, current_iter: int) -> dict[str, Tensor]:
         """Both learn: the loss is taken on the chosen output, the choice is hard going forward and soft going back.
@@ -82,6 +110,7 @@ class Objectives:
         alone are content with one middle level everywhere.
         """
         model = self.model
+        self._measured = None  # the levels change from here on
         levels = range(len(model.net.levels))
         outputs, log_probs = model.net_g(model.lq, each_level=levels, predict_tile=model.training_tile())
         probs = log_probs.exp()
@@ -89,7 +118,7 @@ class Objectives:
         choice = hard + probs - probs.detach()
         chosen = sum(self._on_pixels(choice[:, k], outputs[k]) * outputs[k] for k in levels)
         losses = self._restoration(chosen, model.gt, 'chosen')
-        losses |= self._oracle(log_probs, outputs) | self._auxiliary(log_probs, 1.0, 1.0)
+        losses |= self._oracle(log_probs, self._target(outputs)) | self._auxiliary(log_probs, 1.0, 1.0)
         weight = model.training_options.joint_supernet_weight
         return losses | {name: weight * loss for name, loss in self._sandwich(outputs).items()}
 
@@ -117,30 +146,34 @@ class Objectives:
             losses |= {f'l_percep_{name}': perceptual, f'l_style_{name}': style}
         return {name: loss for name, loss in losses.items() if loss is not None}
 
-    def _oracle(self, log_probs: Tensor, outputs: dict[int, Tensor]) -> dict[str, Tensor]:
+    def _oracle(self, log_probs: Tensor, target: Tensor | None) -> dict[str, Tensor]:
         """Cross-entropy with the measured target; what both choose is observed for the log."""
-        target = self._target(log_probs, outputs)
+        target = None if target is None else target.to(log_probs)
         self._observe(log_probs, target)
         return {} if target is None else {'l_oracle': self.model.criteria['oracle'](_rows(log_probs), target)}
 
     @torch.no_grad()
-    def _target(self, log_probs: Tensor, outputs: dict[int, Tensor]) -> Tensor | None:
-        """The measured soft oracle ``[n, L]`` of the batch; None without an oracle loss."""
-        model = self.model
-        criterion = model.criteria.get('oracle')
+    def _target(self, outputs: dict[int, Tensor]) -> Tensor | None:
+        """The measured soft oracle ``[n, L]`` of the batch alone; None without an oracle loss."""
+        criterion = self.model.criteria.get('oracle')
         if criterion is None:
             return None
+        costs = self._costs()
+        psnr = _rows(self._psnr(outputs))
+        return criterion.target(psnr, costs, criterion.price(psnr, costs, self._budget(costs)))
+
+    def _psnr(self, outputs: dict[int, Tensor]) -> Tensor:
+        """What each level is worth to each tile of the batch, in dB: ``[B, L, rows, columns]``."""
+        model = self.model
         tile = model.training_tile()
         scale = model.gt.shape[-1] // model.lq.shape[-1]
         side = max(model.gt.shape[-2:]) if tile is None else tile * scale
         # The frames of a video count as channels.
-        mse = [tile_mse(outputs[k].flatten(1, -3), model.gt.flatten(1, -3), side) for k in sorted(outputs)]
-        costs = self._costs(log_probs)
-        psnr = patch_psnr(torch.stack(mse, dim=1))
-        return criterion.target(_rows(psnr), costs, self._budget(costs)).to(log_probs)
+        mse = [tile_mse(outputs[level].flatten(1, -3), model.gt.flatten(1, -3), side) for level in sorted(outputs)]
+        return patch_psnr(torch.stack(mse, dim=1))
 
     def _auxiliary(self, log_probs: Tensor, budget_weight: float, confidence_weight: float) -> dict[str, Tensor]:
-        costs = self._costs(log_probs)
+        costs = self._costs()
         weights = {'budget': budget_weight, 'confidence': confidence_weight}
         return {
             f'l_{name}': weight * self.model.criteria[name](_rows(log_probs), costs)
@@ -153,10 +186,10 @@ class Objectives:
         target = self.model.trained_budget()
         return float(costs.mean()) if target is None else target
 
-    def _costs(self, log_probs: Tensor) -> Tensor:
-        """Share of the dense MACs of each level on this batch's patches, classifier included."""
+    def _costs(self) -> Tensor:
+        """Share of the dense MACs of each level on a training patch, classifier included: float64 ``[L]``."""
         net, shape = self.model.net, self.model.lq.shape[1:]
-        return (net.costs(shape) + net.overhead(shape, self.model.training_tile())).to(log_probs)
+        return net.costs(shape) + net.overhead(shape, self.model.training_tile())
 
     def _on_pixels(self, choice: Tensor, output: Tensor) -> Tensor:
         """One weight for each tile ``[B, rows, columns]`` spread over the pixels of an output."""
@@ -171,7 +204,7 @@ class Objectives:
     def _observe(self, log_probs: Tensor, target: Tensor | None) -> None:
         rows = _rows(log_probs)
         count = rows.shape[1]
-        self.observed = {'expected_cost': float((rows.exp() @ self._costs(log_probs)).mean())}
+        self.observed = {'expected_cost': float((rows.exp() @ self._costs().to(log_probs)).mean())}
         sides = {'tiles': rows} | ({} if target is None else {'target': target})
         for side, values in sides.items():
             shares = values.argmax(dim=1).bincount(minlength=count) / len(values)

@@ -27,6 +27,7 @@ TRAIN_KEYS = (
     'grad_clip_norm',
     'precision',
     'reconstruct',
+    'classifier_patches',
     'oracle_opt',
     'budget_opt',
     'confidence_opt',

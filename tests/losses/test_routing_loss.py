@@ -64,9 +64,11 @@ def test_soft_oracle_loss_is_the_cross_entropy():
 def test_soft_oracle_targets_take_eta_or_solve_it_for_the_budget():
     psnr = torch.tensor([[30.0, 30.5, 30.6], [25.0, 27.0, 29.0]])
     costs = COSTS.float()
-    given = loss('SoftOracleLoss', tau=0.2, eta=0.3).target(psnr, COSTS, 0.6)
-    torch.testing.assert_close(given, ((0.3 * psnr - costs) / 0.2).softmax(dim=1))
-    solved = loss('SoftOracleLoss', tau=0.2).target(psnr, COSTS, 0.6)
+    given = loss('SoftOracleLoss', tau=0.2, eta=0.3)
+    assert given.price(psnr, COSTS, 0.6) == 0.3
+    torch.testing.assert_close(given.target(psnr, COSTS, 0.3), ((0.3 * psnr - costs) / 0.2).softmax(dim=1))
+    free = loss('SoftOracleLoss', tau=0.2)
+    solved = free.target(psnr, COSTS, free.price(psnr, COSTS, 0.6))
     torch.testing.assert_close(solved, soft_oracle(psnr, costs, price_psnr(psnr, costs, 0.6, 0.2), 0.2))
     assert (solved @ costs).mean().item() == pytest.approx(0.6, abs=1e-3)
 

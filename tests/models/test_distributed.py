@@ -27,7 +27,7 @@ def target_between_the_halves(options: dict[str, Any], iteration: int) -> float:
     model.feed_data(half_dark_batch_of(iteration))
     with torch.no_grad():
         log_probs = model.net.predict(model.lq, 8)
-        costs = model.objectives._costs(log_probs)
+        costs = model.objectives._costs().to(log_probs)
         first, second = ((half.exp() * costs.view(1, -1, 1, 1)).sum(dim=1).mean() for half in log_probs.chunk(2))
     assert abs(first - second) > 1e-5
     return float(0.75 * first + 0.25 * second)
