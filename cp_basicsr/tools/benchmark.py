@@ -1,24 +1,16 @@
-"""Time our network against the strongest dense rivals on this machine, on real image sizes, batch 1.
+"""Time our network against the strongest dense rivals here, on real image sizes.
 
-    pip install 'cp-basicsr[benchmark]'
-    python -m cp_basicsr.tools.benchmark --json results.json --chart results.png
-    python -m cp_basicsr.tools.benchmark --scaling --networks edsr --chart scaling.png
-    python -m cp_basicsr.tools.benchmark --overhead
+    cp-benchmark --json results.json --chart results.png
+    cp-benchmark --scaling --networks edsr --chart scaling.png
+    cp-benchmark --overhead
 
-Networks have random weights. Rivals run the plain dense network: PyTorch eager in both memory layouts, torch.compile
-(it needs a C++ compiler), ONNX Runtime, OpenVINO in float32 and in bf16, which is its default. Giving them the N:M
-network instead would change nothing: none of them skips zeros inside a layer. What is not installed or fails is skipped
-by name. Ours runs at each level of `m: 4`, `levels: [1, 2, 4]`, and along mixes of levels drawn at random for tiles of
-16 pixels, classifier and policy included in time and MACs. Every output is checked against PyTorch's eager code.
-
-Contenders run in turn, in rounds; medians over the rounds count. A sample that other processes disturbed is taken again
-while --patience lasts. In the tables,
-
-    MACs ratio = dense MACs / MACs
-    time ratio = seconds of the fastest float32 rival / seconds
-    efficiency = time ratio / MACs ratio
-
-so 1 means that the MACs that were saved saved as much time, counted from the fastest rival.
+Rivals (pip install 'cp-basicsr[benchmark]') run the plain dense network; none
+of them would skip zeros. What is missing or fails is skipped by name. Ours runs
+at each level of m: 4, [1, 2, 4] and along random maps of tiles of 16 pixels,
+classifier included. All outputs are checked. Contenders run in turn; medians
+over the rounds count, and samples that others disturbed are taken again.
+MACs ratio = dense MACs / MACs; time ratio = seconds of the fastest float32
+rival / seconds; efficiency = time ratio / MACs ratio.
 """
 
 from __future__ import annotations
@@ -179,22 +171,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         OptionError: a network or rival is unknown.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add('--networks', nargs='+', metavar='NAME', help=f'of: {", ".join(NETWORKS)} (default: all)')
-    add('--sizes', nargs='+', type=read_size, metavar='HxW', help='input pixels (default: 256x256 and 180x320)')
-    add('--rivals', nargs='*', metavar='NAME', help=f'of: {", ".join(rival.key for rival in RIVALS)} (default: all)')
-    add('--precisions', nargs='+', choices=OURS, default=[DEFAULT_PRECISION], help='of our network (default: fp32)')
-    add('--rounds', type=read_count, help=f'of timing (default: {ROUNDS})')
-    add(
-        '--patience',
-        type=float,
-        default=PATIENCE,
-        metavar='SECONDS',
-        help=f'to wait in each table for other processes to leave the machine alone (default: {PATIENCE:g})',
+    parser = argparse.ArgumentParser(
+        prog='cp-benchmark', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add('--threads', type=read_count, help="of every contender (default: PyTorch's choice)")
-    add('--quick', action='store_true', help=f'{QUICK_ROUNDS} rounds on small inputs, without patience')
+    add = parser.add_argument
+    add('--networks', nargs='+', metavar='N', help=f'of {" ".join(NETWORKS)} (all)')
+    add('--sizes', nargs='+', type=read_size, metavar='HxW', help='lq pixels (default: 256x256 180x320)')
+    add('--rivals', nargs='*', metavar='N', help=f'of {" ".join(rival.key for rival in RIVALS)} (all)')
+    add('--precisions', nargs='+', choices=OURS, default=[DEFAULT_PRECISION], metavar='P', help='ours: fp32 bf16')
+    add('--rounds', type=read_count, metavar='N', help=f'of timing (default: {ROUNDS})')
+    add('--patience', type=float, default=PATIENCE, metavar='S', help=f'seconds for disturbed samples ({PATIENCE:g})')
+    add('--threads', type=read_count, metavar='N', help="of all (default: PyTorch's choice)")
+    add('--quick', action='store_true', help=f'{QUICK_ROUNDS} rounds, small inputs, no patience')
     add('--json', type=Path, metavar='FILE', help='write every figure there')
     add('--out', type=Path, metavar='FILE', help='write the Markdown there, too')
     add('--chart', type=Path, metavar='FILE', help='draw it, PNG or SVG')
@@ -205,14 +193,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action='store_const',
         const=_scaling,
         default=_tables,
-        help=f'measure how cost grows with image size, density and threads (of the first network; {DEFAULT_NETWORK})',
+        help='cost against size, density and threads',
     )
     modes.add_argument(
         '--overhead',
         dest='measure',
         action='store_const',
         const=_overhead,
-        help='measure what routing costs beside the layers (of the first network)',
+        help='what routing costs beside the layers',
     )
     options = parser.parse_args(arguments)
     everything = NETWORKS if options.measure is _tables else [DEFAULT_NETWORK]

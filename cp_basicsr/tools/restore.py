@@ -1,13 +1,13 @@
-"""Restore pictures with a ClassPruning network at a budget: files, folders (at any depth) and globs.
+"""Restore pictures with a ClassPruning network: files, folders, globs.
 
     cp-restore photos -o restored --model net_g_latest.pth --budget 0.5
-    cp-restore 'scans/**/*.tif' photo.jpg -o restored --model net_g_latest.pth --level 0 --map
+    cp-restore 'scans/**/*.tif' photo.jpg -o restored --model srvgg_small_x2
 
-The checkpoint describes its network, so no option file is needed. PNG, JPEG, TIFF, WebP and BMP, gray or colour, are
-restored to the same format and folders; 16 bit, alpha and colour profiles are kept, photographs are turned upright.
-What is done already is passed over; what was made with other settings, or by others, is left alone and named.
-Under torchrun or srun the pictures are shared out over the processes.
-Exit status: 0, 1 (a picture failed), 2 (nothing could start), 130 (Ctrl-C: run it again to go on).
+The checkpoint describes its network. PNG, JPEG, TIFF, WebP and BMP keep format,
+folders, 16 bit, alpha and colour profile; photographs are turned upright. What
+is done is passed over; what was made with other settings is named and kept.
+Under torchrun or srun the pictures are shared out over the processes. Status:
+0, 1 (a picture failed or was kept), 2 (cannot start), 130 (Ctrl-C; run again).
 """
 
 from __future__ import annotations
@@ -229,33 +229,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('inputs', nargs='+', metavar='INPUT', help='files, folders or quoted globs')
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='OUT', help='folder, or one file')
-    parser.add_argument('--model', required=True, metavar='CKPT', help='checkpoint, or the name of a shipped one')
+    parser.add_argument('--model', required=True, metavar='CKPT', help='checkpoint, or name of a shipped one')
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument('--budget', type=float, metavar='B', help='share of the dense MACs; default: as trained')
-    amount.add_argument('--level', type=int, metavar='N', help='one level: 0 the sparsest, -1 the densest')
+    amount.add_argument('--budget', type=float, metavar='B', help='share of the dense MACs; default: trained')
+    amount.add_argument('--level', type=int, metavar='N', help='one level: 0 sparsest, -1 densest')
     parser.add_argument(
         '--tile',
         type=_tile,
         default='trained',
         metavar='N',
-        help="pixels routed as one, or 'none'; default: trained",
+        help='pixels routed as one, or none; default: trained',
     )
-    parser.add_argument('--overlap', type=int, metavar='P', help='cut tiles, each seeing P pixels beyond its own')
+    parser.add_argument('--overlap', type=int, metavar='P', help='cut tiles, which see P pixels beyond their own')
     parser.add_argument('--precision', default='fp32', metavar='P', help='fp32 (default), bf16, on CUDA fp16')
-    parser.add_argument('--map', action='store_true', help='also write NAME_levels.png, the level map over the picture')
+    parser.add_argument('--map', action='store_true', help='also NAME_levels.png: the level map drawn over')
     parser.add_argument(
         '--format',
         choices=FORMAT_CHOICES,
         default='same',
-        help="of the restored files; 'same' (default): each picture's",
+        metavar='F',
+        help=f'of {" ".join(FORMAT_CHOICES)} (default: same)',
     )
-    parser.add_argument('--overwrite', action='store_true', help='restore what is done already, too')
+    parser.add_argument('--overwrite', action='store_true', help='restore all, whatever stands in the output')
     parser.add_argument(
         '--memory',
         type=float,
         default=4.0,
         metavar='GIB',
-        help='working limit, default 4; large pictures run in strips',
+        help='working limit, default 4 (large pictures: strips)',
     )
     return parser
 
