@@ -10,17 +10,18 @@ import numpy as np
 if TYPE_CHECKING:
     from cp_basicsr.sparsity import NMPattern
 
-OPACITY = 0.4
-LEGEND_HEIGHT = 24  # pixels
+OPACITY = 0.5
+LEGEND_HEIGHT = 24  # pixels; more on pictures that are wider than WIDTHS times as much
+WIDTHS = 30
 LEAST_BOX = 50  # pixels of the legend for each level; narrower pictures get a margin
-FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45  # of a legend of LEGEND_HEIGHT
 # Sparse to dense from dark to light, so that the order shows in black and white too.
 COLOUR_MAP = cv2.COLORMAP_VIRIDIS
 MARGIN = 128  # gray
 
 
 def draw_level_map(image: np.ndarray, levels: np.ndarray, side: int | None, pattern: NMPattern) -> np.ndarray:
-    """The restored picture with each tile tinted by its level and a legend below.
+    """The restored picture in gray, each tile tinted by its level, with lines between levels and a legend below.
 
     Args:
         image: uint8 ``[H, W, 3]`` (BGR) or ``[H, W]``, the restored picture without padding.
@@ -29,17 +30,26 @@ def draw_level_map(image: np.ndarray, levels: np.ndarray, side: int | None, patt
         pattern: names the levels.
 
     Returns:
-        uint8 BGR ``[H + LEGEND_HEIGHT, W, 3]``, W at least ``LEAST_BOX`` for each level.
+        uint8 BGR ``[H + legend, W, 3]``, W at least ``LEAST_BOX`` for each level, legend at least ``LEGEND_HEIGHT``.
     """
-    colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
-    height, width = colour.shape[:2]
+    gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    height, width = gray.shape
     tints = _tints(len(pattern.levels))
     side = side or max(height, width)
     spread = levels.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
-    tinted = cv2.addWeighted(colour, 1 - OPACITY, tints[spread], OPACITY, 0)
+    tinted = cv2.addWeighted(cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR), 1 - OPACITY, tints[spread], OPACITY, 0)
+    tinted[_borders(spread, max(1, width // 600))] = 0
     margin = max(LEAST_BOX * len(tints) - width, 0)
     tinted = np.pad(tinted, ((0, 0), (0, margin), (0, 0)), constant_values=MARGIN)
     return np.vstack([tinted, _legend(width + margin, levels, pattern, tints)])
+
+
+def _borders(spread: np.ndarray, thickness: int) -> np.ndarray:
+    """Pixels ``[H, W]`` within ``thickness`` of one at another level, above or to the left."""
+    borders = np.zeros(spread.shape, bool)
+    borders[thickness:] |= spread[thickness:] != spread[:-thickness]
+    borders[:, thickness:] |= spread[:, thickness:] != spread[:, :-thickness]
+    return borders
 
 
 def _tints(count: int) -> np.ndarray:
@@ -49,14 +59,16 @@ def _tints(count: int) -> np.ndarray:
 
 def _legend(width: int, levels: np.ndarray, pattern: NMPattern, tints: np.ndarray) -> np.ndarray:
     """One box for each level with its pattern and its share of the tiles."""
-    strip = np.zeros((LEGEND_HEIGHT, width, 3), np.uint8)
+    enlarged = max(1.0, width / (WIDTHS * LEGEND_HEIGHT))
+    strip = np.zeros((round(enlarged * LEGEND_HEIGHT), width, 3), np.uint8)
     shares = np.bincount(levels.ravel(), minlength=len(tints)) / levels.size
     edges = np.linspace(0, width, len(tints) + 1).astype(int)
     for k, (left, right) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         strip[:, left:right] = tints[k]
         text = f'{pattern.label(k)} {100 * shares[k]:.0f}%'
-        needed = cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0] + 8
-        scale = FONT_SCALE * min(1, (right - left) / needed)
+        scale, place = enlarged * FONT_SCALE, (left + round(4 * enlarged), round(17 * enlarged))
+        needed = cv2.getTextSize(text, FONT, scale, round(enlarged))[0][0] + 8 * enlarged
+        scale *= min(1, (right - left) / needed)
         light = int(tints[k].astype(int).sum()) > 380
-        cv2.putText(strip, text, (left + 4, 17), FONT, scale, (0 if light else 255,) * 3, 1, cv2.LINE_AA)
+        cv2.putText(strip, text, place, FONT, scale, (0 if light else 255,) * 3, round(enlarged), cv2.LINE_AA)
     return strip
