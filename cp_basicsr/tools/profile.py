@@ -1,10 +1,14 @@
-"""Show where a network's time goes: each layer at each level, measured inside real forward passes on the CPU.
+"""Show where a network's time goes: each layer at each level, on the CPU.
 
     cp-profile --model net_g_latest.pth --size 256x256
+    cp-profile --model srvgg_small_x2 --input photo.jpg --budget 0.5
     cp-profile -opt options/test_cp_swinir.yml --level 1 --json profile.json
 
-A layer's time includes what the engine fuses with it (column "with"). The column "path" names what computed it: avx512
-or avx2 (compiled code), reference (masked weights in PyTorch) or pytorch; a letter tells why nothing faster did.
+Times are measured inside real forward passes; a layer's includes what the
+engine fuses with it (column "with"). The column "path" names what computed it:
+avx512 or avx2 (compiled code), reference (masked weights in PyTorch) or
+pytorch; a letter tells why nothing faster did. With --input a picture also runs
+along its level map, classifier and policy included.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,16 +26,21 @@ import yaml
 from torch import Tensor
 
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
+from cp_basicsr.archs.restoring import padded
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.launch import check_option_file
 from cp_basicsr.loading import load_network
 from cp_basicsr.models.checkpoints import read_state_dict
-from cp_basicsr.options import OptionError
+from cp_basicsr.options import OptionError, check_number
+from cp_basicsr.pixels import luma, to_planes
+from cp_basicsr.routing.choice import RoutingChoice
+from cp_basicsr.routing.policy import BudgetError
 from cp_basicsr.sparsity import PatternError
 
 from .profiling.measuring import profile
 from .profiling.table import as_text
 from .report import machine, write_text
+from .restoring_files.reading import ReadError, read_picture
 
 DEFAULT_SIZE = '128x128'
 REPEATS = 10
@@ -90,6 +99,28 @@ def input_of(net: ClassPruningNet, size: str, frames: int | None) -> Tensor:
     return torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
 
 
+def picture_of(net: ClassPruningNet, path: Path) -> Tensor:
+    """A picture as the network takes it: ``[1, C, H, W]`` in [0, 1], without alpha, padded where it has to be.
+
+    Raises:
+        OptionError: there is none, or the network takes no single picture.
+    """
+    if net.scale is None:
+        raise OptionError(f'--input is {path}, but {net.base_options["type"]} restores no single pictures.')
+    try:
+        colour = to_planes(read_picture(path).pixels).colour
+    except ReadError as error:
+        raise OptionError(f'--input: {path} {error}.') from error
+    colour = luma(colour) if net.in_channels == 1 else colour.expand(-1, net.in_channels, -1, -1)
+    return padded(colour, net.multiple)
+
+
+def choice_of(net: ClassPruningNet, budget: float | None) -> RoutingChoice:
+    """How a picture is routed: as trained, at ``budget`` if there is one."""
+    trained = net.calibration.trained_choice()
+    return trained if budget is None else replace(trained, budget=check_number(budget, '--budget', 0, 2))
+
+
 def _levels(text: str, net: ClassPruningNet) -> list[int]:
     if text == 'all':
         return list(range(len(net.levels)))
@@ -105,7 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--model', metavar='CKPT', help='checkpoint that training wrote, or the name of a shipped one')
     source.add_argument('-opt', type=Path, metavar='FILE', help='option file; without a checkpoint: random weights')
-    parser.add_argument('--size', default=DEFAULT_SIZE, metavar='HxW', help=f'lq pixels (default: {DEFAULT_SIZE})')
+    parser.add_argument('--input', type=Path, metavar='PICTURE', help='run it, and route it')
+    parser.add_argument(
+        '--budget', type=float, metavar='B', help='of --input, share of the dense MACs; default: trained'
+    )
+    parser.add_argument('--size', metavar='HxW', help=f'random pixels instead (default: {DEFAULT_SIZE})')
     parser.add_argument('--frames', type=int, metavar='N', help='for video networks')
     parser.add_argument('--level', default='all', metavar='L', help='all (default), or the index of one; 0: sparsest')
     parser.add_argument('--repeats', type=int, default=REPEATS, metavar='N', help=f'passes (default: {REPEATS})')
@@ -119,14 +154,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error(f'--repeats is {options.repeats}; at least 1 is needed')
+    if options.budget is not None and options.input is None:
+        parser.error('--budget needs --input PICTURE: random pixels are all alike difficult')
+    if options.input is not None and (options.size is not None or options.frames is not None):
+        parser.error('--input has a size of its own: leave --size and --frames out')
     try:
         if options.opt is None:
             net, source = load_network(options.model), options.model
         else:
             net, source = network_of(options.opt)
-        x = input_of(net, options.size, options.frames)
-        result = profile(net, x, _levels(options.level, net), options.repeats)
-    except (CheckpointError, OptionError, PatternError) as error:
+        if options.input is None:
+            x, choice = input_of(net, options.size or DEFAULT_SIZE, options.frames), None
+        else:
+            x, choice = picture_of(net, options.input), choice_of(net, options.budget)
+        result = profile(net, x, _levels(options.level, net), options.repeats, choice)
+    except (BudgetError, CheckpointError, OptionError, PatternError) as error:
         raise SystemExit(str(error)) from error
     head = f'{result.architecture} ({source}), {"x".join(map(str, x.shape))}, median of {options.repeats} passes'
     sys.stdout.write(f'{head}\n{machine()}\n\n{as_text(result)}\n')

@@ -1,16 +1,21 @@
 """The profile names every layer that runs, with work in closed form, times that add up, and what ran it."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from networks import CLASSIFIER, IMAGE_CASES, SPARSITY, WHOLE_CASES
+from pictures import scene, write
 from torch import nn
 
+from cp_basicsr import load
 from cp_basicsr.engine.compiled_layer import Epilogue
 from cp_basicsr.engine.host import EngineUnavailableError, processor_sets
 from cp_basicsr.engine.job import Activation
+from cp_basicsr.models.calibrating import calibrate
 from cp_basicsr.tools.profile import main
 from cp_basicsr.tools.profiling import watching
 from cp_basicsr.tools.profiling.measuring import profile
@@ -142,3 +147,50 @@ def test_refusals_name_what_is_wrong(arguments, message, tmp_path):
     torch.save({'params': IMAGE_CASES['SwinIR pixelshuffle'].net().state_dict()}, tmp_path / 'net.pth')
     with pytest.raises(SystemExit, match=message):
         main(['--model', str(tmp_path / 'net.pth'), *arguments])
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A gray picture, flat in one half, and the checkpoint of a calibrated network x3 that is routed by tiles of 8."""
+    net = IMAGE_CASES['SRVGGNetCompact'].net()
+    calibrate(net, [torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))], 0.7, 8)
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    write(tmp_path / 'photo.png', scene(64, 80, channels=1))
+    return tmp_path / 'photo.png'
+
+
+def test_a_picture_is_timed_along_its_level_map(photo, capsys):
+    command = ['--model', str(photo.with_name('net.pth')), '--input', str(photo), '--repeats', '1', '--level', '0']
+    main([*command, '--budget', '0.8', '--json', str(photo.with_name('out.json'))])
+    found = json.loads(photo.with_name('out.json').read_text())
+    routed = found['routed']
+    assert found['shape'] == [3, 64, 80] and routed['budget'] == 0.8 and routed['tile'] == 8
+    restored = load(photo.with_name('net.pth')).restore(scene(64, 80, channels=1), budget=0.8)
+    assert routed['macs'] == restored.macs and routed['share'] == pytest.approx(restored.macs_share)
+    assert list(routed['usage'].values()) == pytest.approx(
+        (np.bincount(restored.levels.ravel(), minlength=3) / 80).tolist()
+    )
+    assert routed['milliseconds'] > 0
+    text = capsys.readouterr().out
+    assert re.search(r'^Tiles of 8 x 8 pixels: \d+ % at 1:4, \d+ % at 2:4, \d+ % at 4:4\.$', text, re.M)
+    assert re.search(rf'^routed, budget 0\.8 +{restored.macs / 1e6:.2f} +\d+\.\d % +\d+\.\d\d +\d+\.\d\dx$', text, re.M)
+    main(command)
+    assert 'routed, budget 0.7' in capsys.readouterr().out, 'as trained'
+
+
+def test_pictures_that_cannot_be_profiled_are_refused(photo, capsys):
+    command = ['--model', str(photo.with_name('net.pth'))]
+    for arguments, message in [
+        (['--input', 'absent.png'], r'--input: absent\.png cannot be read \(No such file or directory\)'),
+        (['--input', str(photo), '--budget', '0.01'], r'budget is 0\.01, outside what the levels allow'),
+        (['--input', str(photo), '--budget', '3'], r'--budget is 3\.0; allowed: a number from 0 to 2'),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            main([*command, *arguments])
+    for arguments, message in [
+        (['--budget', '0.5'], '--budget needs --input PICTURE'),
+        (['--input', str(photo), '--size', '8x8'], '--input has a size of its own'),
+    ]:
+        with pytest.raises(SystemExit):
+            main([*command, *arguments])
+        assert message in capsys.readouterr().err

@@ -18,8 +18,10 @@ from cp_basicsr.archs.adapters import dense_weight, operator_flops
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from cp_basicsr.engine.compiled_network import why_not_compiled
 from cp_basicsr.engine.host import ENGINE_VARIABLE, chosen_set, processor_sets
+from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.sparsity import MacTable, PrunableLayer, UniformRoute, routed
 
+from .routed import RoutedProfile
 from .watching import Note, TimedRoute, Watch
 
 REFERENCE = 'reference'  # masked weights in PyTorch
@@ -92,6 +94,7 @@ class Profile:
         levels: sparse to dense, those that were asked for.
         classifier_macs, classifier_milliseconds: of one prediction.
         pytorch_milliseconds: of the dense network in PyTorch, without any code of ours, in the faster of its layouts.
+        routed: the input along its level map; None where it is no picture.
     """
 
     architecture: str
@@ -102,6 +105,7 @@ class Profile:
     classifier_macs: int
     classifier_milliseconds: float
     pytorch_milliseconds: float
+    routed: RoutedProfile | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ class _Seen:
 
 
 @torch.inference_mode()
-def profile(net: ClassPruningNet, x: Tensor, levels: Sequence[int], repeats: int) -> Profile:
+def profile(
+    net: ClassPruningNet, x: Tensor, levels: Sequence[int], repeats: int, choice: RoutingChoice | None = None
+) -> Profile:
     """Profile levels of a network on the CPU.
 
     Passes at different levels take turns, so that a slower spell of the machine meets all of them.
@@ -123,7 +129,12 @@ def profile(net: ClassPruningNet, x: Tensor, levels: Sequence[int], repeats: int
         x: one input, batch axis included.
         levels: level indices.
         repeats: passes at each level that are measured.
+        choice: how ``x`` is routed; None: it is not.
+
+    Raises:
+        BudgetError: no mix of levels meets the budget of ``choice``.
     """
+    restored = None if choice is None else net.restore(x, choice)
     shape = tuple(x.shape[1:])
     seen = _dense_pass(net, x)
     tile = net.calibration.trained_choice().tile if net.classifier.by_tile and x.dim() == 4 else None
@@ -136,6 +147,8 @@ def profile(net: ClassPruningNet, x: Tensor, levels: Sequence[int], repeats: int
     for layout in (torch.contiguous_format, torch.channels_last)[: 2 if x.dim() == 4 else 1]:
         laid_out = x.contiguous(memory_format=layout)
         runs['pytorch', layout] = partial(_timed, partial(_in_pytorch, net, laid_out))
+    if choice is not None:
+        runs['routed'] = partial(_timed, partial(net.restore, x, choice))
     results = _in_turns(runs, repeats)
     table = net.macs(shape)
     profiles = []
@@ -164,6 +177,7 @@ def profile(net: ClassPruningNet, x: Tensor, levels: Sequence[int], repeats: int
         classifier_macs=net.classifier_macs(shape, tile),
         classifier_milliseconds=_median_ms(results['classifier']),
         pytorch_milliseconds=min(_median_ms(results[key]) for key in runs if key[0] == 'pytorch'),
+        routed=restored and RoutedProfile.of(restored, choice, net.labels, _median_ms(results['routed'])),
     )
 
 

@@ -17,6 +17,8 @@ def as_text(profile: Profile) -> str:
         parts.append(f'Layers run one by one, with nothing fused: {profile.untraced}.')
     if reasons:
         parts.append('\n'.join(f'({mark}) {reason}' for reason, mark in reasons.items()))
+    if profile.routed is not None:
+        parts.append(profile.routed.as_text())
     parts.append(_table(_total_rows(profile)))
     return '\n\n'.join(parts)
 
@@ -56,6 +58,9 @@ def _total_rows(profile: Profile) -> list[list[str]]:
         share = f'{100 * level.share:.1f} %'
         times = [f'{level.milliseconds:.2f}', f'{plain / level.milliseconds:.2f}x']
         rows.append([level.label, f'{level.weights:,}', f'{level.macs / 1e6:.2f}', share, *times])
+    if (routed := profile.routed) is not None:
+        times = [f'{routed.milliseconds:.2f}', f'{plain / routed.milliseconds:.2f}x']
+        rows.append([routed.name, '', f'{routed.macs / 1e6:.2f}', f'{100 * routed.share:.1f} %', *times])
     classifier = [f'{profile.classifier_macs / 1e6:.2f}', '', f'{profile.classifier_milliseconds:.2f}', '']
     return [*rows, ['classifier', '', *classifier], ['dense, plain PyTorch', '', '', '', f'{plain:.2f}', '1.00x']]
 
