@@ -93,15 +93,15 @@ class _Driver(RoutineSource):
     def _multiply(
         self, runs: Runs, level: dict[str, ir.Value], block: ir.Value, first: ir.Value, count: ir.Value
     ) -> None:
-        """By Winograd's convolution: all products of a pair of positions, before the next pair's."""
+        """By Winograd's convolution: all products of a pack of positions, before the next pack's."""
         b = self.b
         weights = b.element(level['transformed'], block, POINTER)
-        pairs = self.transforming.pairs(runs)
-        with b.loop(pairs) as pair:
+        packs = self.transforming.packs(runs)
+        with b.loop(packs) as pack:
             with runs.each_row(first, count) as (_, row):
-                self.storing.ask_for(row, (pair, pairs))
-            self.transforming.multiply(pair, weights, count)
-            self.transforming.transform_back(pair, runs, count)
+                self.storing.ask_for(row, (pack, packs))
+            self.transforming.multiply(pack, weights, count)
+            self.transforming.transform_back(pack, runs, count)
 
 
 @cache

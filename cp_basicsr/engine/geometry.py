@@ -13,9 +13,9 @@ import numpy as np
 
 from .instructions import FLOAT, PIXELS
 
-SCRATCH_LIMIT = 512 * 1024  # bytes: half of the smallest second-level cache among processors with AVX-512
+SCRATCH_LIMIT = 700 * 1024  # bytes: less than the smallest second-level cache among processors with AVX-512
 # Rows and vectors of a strip, the largest first.
-STRIPS = ((8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1))
+STRIPS = ((16, 8), (8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -100,10 +100,16 @@ class Builder(ir.IRBuilder):
         one = self.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
         return self.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
 
-    def picked(self, first: ir.Value, second: ir.Value, lanes: Iterable[int]) -> ir.Value:
-        """The values of two vectors, the second's numbered after the first's, that stand in these lanes."""
+    def picked(self, vectors: Sequence[ir.Value], lanes: Iterable[int]) -> ir.Value:
+        """The values that stand in these lanes of equally long vectors in a row; as many as a power of two."""
+        *front, last = vectors
+        if len(front) > 1:
+            half = len(vectors) // 2
+            length = half * last.type.count
+            return self.picked([self.picked(part, range(length)) for part in (vectors[:half], vectors[half:])], lanes)
         lanes = list(lanes)
-        return self.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+        other = front[0] if front else last
+        return self.shuffle_vector(other, last, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
     def field_address(self, pointer: ir.Value, structure: type[ctypes.Structure], name: str) -> ir.Value:
         """Address of a field of a ctypes structure."""

@@ -127,13 +127,9 @@ class Storing:
 
     def _interleaved(self, values: list[ir.Value]) -> list[ir.Value]:
         """From vectors a, b, ...: a0 b0 ... a1 b1 ..., as many vectors."""
-        b, n = self.b, len(values)
+        n = len(values)
         if n == 1:
             return values
-        wide = values + [ZEROS] * (-n % 2)
-        pairs = [b.picked(p, q, range(2 * PIXELS)) for p, q in zip(wide[::2], wide[1::2], strict=True)]
-        if len(pairs) == 1:
-            pairs.append(pairs[0])
-        everything = b.picked(*pairs, range(4 * PIXELS))
+        wide = values + [ZEROS] * (n == 3)
         order = [(k % n) * PIXELS + k // n for k in range(n * PIXELS)]
-        return [b.picked(everything, everything, order[k : k + PIXELS]) for k in range(0, n * PIXELS, PIXELS)]
+        return [self.b.picked(wide, order[k : k + PIXELS]) for k in range(0, n * PIXELS, PIXELS)]

@@ -9,25 +9,18 @@ from .instructions import PIXELS
 from .ir import I64, VECTOR, ZEROS, Builder, i64
 from .runs import Runs
 from .vector_math import constant, fused
-from .winograd import (
-    COLUMN_INPUTS,
-    COLUMN_OUTPUTS,
-    IN_COLUMNS,
-    IN_ROWS,
-    PRODUCTS,
-    ROW_INPUTS,
-    ROW_OUTPUTS,
-    TILE_COLUMNS,
-    TILE_ROWS,
-    WIDTHS,
-)
+from .winograd import INPUTS, OUTPUTS, PRODUCTS, SIDE, TILE_COLUMNS, TILE_ROWS, WIDTHS
 
-MOST_POSITIONS = 64  # vectors of outputs, times rows of tiles, that are transformed at once
-TILES = PIXELS // TILE_COLUMNS  # that one vector of outputs holds; two vectors of outputs fill one of tiles
+MOST_POSITIONS = 32  # in a strip, and room to fill up the last pack
+TILES = PIXELS // TILE_COLUMNS  # that one vector of outputs holds
 
 
 class Transforming:
-    """Writes the code with ``builder``, for a job of ``fields`` and a thread's ``scratch``."""
+    """Writes the code with ``builder``, for a job of ``fields`` and a thread's ``scratch``.
+
+    A position is a vector of outputs on as many rows as a tile has. A pack is so many positions, wherever they are in
+    the strip, as a tile has columns: together they fill vectors with a tile in each lane.
+    """
 
     def __init__(self, builder: Builder, fields: dict[str, ir.Value], scratch: ir.Value) -> None:
         self.b, self.fields, self.scratch = builder, fields, scratch
@@ -35,37 +28,33 @@ class Transforming:
         self.targets = builder.alloca(I64, size=i64(MOST_POSITIONS))
 
     def rows_at_once(self, strip: dict[str, ir.Value], group: dict[str, ir.Value]) -> ir.Value:
-        """All rows of a group if there is room for their transforms, else one row of tiles."""
+        """As many rows of a group as there is room for their transforms; at least one row of tiles."""
         b = self.b
-        positions = b.mul(b.rounded_up(strip['rows'], i64(TILE_ROWS)), group['vectors'])
-        fits = b.icmp_signed('<=', positions, b.mul(self.fields['transformed_pairs'], i64(2)))
-        return b.select(fits, strip['rows'], i64(TILE_ROWS))
+        fit = b.sdiv(b.mul(self.fields['transformed_packs'], i64(TILE_COLUMNS)), group['vectors'])
+        return b.minimum(strip['rows'], b.mul(i64(TILE_ROWS), b.maximum(fit, i64(1))))
 
-    def pairs(self, runs: Runs) -> ir.Value:
-        """Pairs of positions; a position is a vector of outputs on :data:`~cp_basicsr.engine.winograd.TILE_ROWS` rows.
-
-        Two of them fill vectors of tiles.
-        """
-        return self.b.rounded_up(self._positions(runs), i64(2))
+    def packs(self, runs: Runs) -> ir.Value:
+        """Packs of all positions."""
+        return self.b.rounded_up(self._positions(runs), i64(TILE_COLUMNS))
 
     def _positions(self, runs: Runs) -> ir.Value:
         return self.b.mul(self.b.rounded_up(runs.rows, i64(TILE_ROWS)), runs.vectors)
 
     def transform_inputs(self, runs: Runs) -> None:
-        """Transform the inputs of all positions: ``[pair, product, channel, tile]``."""
+        """Transform the inputs of all positions: ``[pack, product, channel, tile]``."""
         b, f = self.b, self.fields
         self._find_positions(runs)
-        with b.loop(self.pairs(runs)) as pair:
-            places = self._of_pair(self.sources, pair)
+        with b.loop(self.packs(runs)) as pack:
+            places = self._of_pack(self.sources, pack)
             with b.loop(f['channels']) as channel:
                 plane = b.at(self.scratch, b.mul(channel, f['scratch_plane']))
                 sources = [b.at(plane, place) for place in places]
-                rows = [self._columns_of_row(sources, row) for row in range(IN_ROWS)]
-                for column in range(IN_COLUMNS):
-                    values = _combined(b, ROW_INPUTS, [row[column] for row in rows])
+                rows = [self._columns_of_row(sources, row) for row in range(SIDE)]
+                for column in range(SIDE):
+                    values = _combined(b, INPUTS, [row[column] for row in rows])
                     for row, value in enumerate(values):
-                        product = i64(row * IN_COLUMNS + column)
-                        b.store(value, b.at(self._inputs(pair, product), b.mul(channel, i64(PIXELS))), align=64)
+                        product = i64(row * SIDE + column)
+                        b.store(value, b.at(self._inputs(pack, product), b.mul(channel, i64(PIXELS))), align=64)
 
     def _find_positions(self, runs: Runs) -> None:
         """Where the inputs of each position lie in scratch memory, and the number of its first row's vector of sums."""
@@ -79,36 +68,38 @@ class Transforming:
                 position = b.add(before, vector)
                 b.store(b.total(source, (vector, i64(PIXELS))), b.at(self.sources, position, I64))
                 b.store(b.add(target, vector), b.at(self.targets, position, I64))
-        # The partner of an odd one is itself.
+        # The last stands in for those that the last pack lacks.
         positions = self._positions(runs)
         for table in (self.sources, self.targets):
             last = b.element(table, b.sub(positions, i64(1)), I64)
-            b.store(last, b.at(table, positions, I64))
+            for k in range(TILE_COLUMNS - 1):
+                b.store(last, b.at(table, b.add(positions, i64(k)), I64))
 
-    def _of_pair(self, table: ir.Value, pair: ir.Value) -> list[ir.Value]:
+    def _of_pack(self, table: ir.Value, pack: ir.Value) -> list[ir.Value]:
         b = self.b
-        return [b.element(table, b.total((pair, i64(2)), i64(half)), I64) for half in (0, 1)]
+        return [b.element(table, b.total((pack, i64(TILE_COLUMNS)), i64(k)), I64) for k in range(TILE_COLUMNS)]
 
     def _columns_of_row(self, sources: list[ir.Value], row: int) -> list[ir.Value]:
-        """One input row of two positions: transformed columns, a tile in each lane."""
+        """One input row of a pack: transformed columns, a tile in each lane."""
         b = self.b
         shift = b.mul(self.fields['scratch_row'], i64(row))
         columns = []
-        for left in range(0, IN_COLUMNS, TILE_COLUMNS):
-            first, second = (b.vector(b.at(source, b.add(shift, i64(left))), VECTOR) for source in sources)
-            columns += [b.picked(first, second, range(k, 2 * PIXELS, TILE_COLUMNS)) for k in range(TILE_COLUMNS)]
-        return _combined(b, COLUMN_INPUTS, columns)
+        for left in range(0, SIDE, TILE_COLUMNS):
+            read = [b.vector(b.at(source, b.add(shift, i64(left))), VECTOR) for source in sources]
+            some = min(TILE_COLUMNS, SIDE - left)
+            columns += [b.picked(read, range(k, TILE_COLUMNS * PIXELS, TILE_COLUMNS)) for k in range(some)]
+        return _combined(b, INPUTS, columns)
 
-    def _inputs(self, pair: ir.Value, product: ir.Value) -> ir.Value:
+    def _inputs(self, pack: ir.Value, product: ir.Value) -> ir.Value:
         b, f = self.b, self.fields
-        index = b.total((pair, i64(PRODUCTS)), product)
+        index = b.total((pack, i64(PRODUCTS)), product)
         return b.at(self.scratch, b.total(f['transformed'], (index, f['transformed_step'])))
 
-    def multiply(self, pair: ir.Value, weights: ir.Value, count: ir.Value) -> None:
-        """The products of one pair of positions, summed over the channels: ``[product, width, tile]``.
+    def multiply(self, pack: ir.Value, weights: ir.Value, count: ir.Value) -> None:
+        """The products of one pack of positions, summed over the channels: ``[product, width, tile]``.
 
         Args:
-            pair: its number.
+            pack: its number.
             weights: of a block of outputs, ``[product, channel, width]``.
             count: outputs of the block.
         """
@@ -123,7 +114,7 @@ class Transforming:
             with b.loop(i64(PRODUCTS)) as product:
                 values = b.at(weights, b.mul(b.mul(product, f['channels']), i64(some)))
                 target = b.at(self._products(), b.mul(product, i64(some * PIXELS)))
-                for output, value in enumerate(self._summed(self._inputs(pair, product), values, some)):
+                for output, value in enumerate(self._summed(self._inputs(pack, product), values, some)):
                     b.store(value, b.at(target, i64(output * PIXELS)), align=64)
             b.branch(after)
         b.position_at_end(after)
@@ -158,30 +149,30 @@ class Transforming:
     def _products(self) -> ir.Value:
         return self.b.at(self.scratch, self.fields['products'])
 
-    def transform_back(self, pair: ir.Value, runs: Runs, count: ir.Value) -> None:
-        """The products of one pair of positions become sums: ``[row, vector, output]``.
+    def transform_back(self, pack: ir.Value, runs: Runs, count: ir.Value) -> None:
+        """The products of one pack of positions become sums: ``[row, vector, output]``.
 
         Args:
-            pair: its number.
+            pack: its number.
             runs: that it is of.
             count: outputs of the block.
         """
         b, f = self.b, self.fields
         width = self._width(count)
-        targets = [b.total(f['sums'], (place, runs.step)) for place in self._of_pair(self.targets, pair)]
+        targets = [b.total(f['sums'], (place, runs.step)) for place in self._of_pack(self.targets, pack)]
         with b.loop(count) as output:
             source = b.at(self._products(), b.mul(output, i64(PIXELS)))
             columns = []
-            for column in range(IN_COLUMNS):
-                places = (b.mul(width, i64(PIXELS * (row * IN_COLUMNS + column))) for row in range(IN_ROWS))
+            for column in range(SIDE):
+                places = (b.mul(width, i64(PIXELS * (row * SIDE + column))) for row in range(SIDE))
                 products = [b.load(b.at(source, place), typ=VECTOR, align=64) for place in places]
-                columns.append(_combined(b, ROW_OUTPUTS, products))
+                columns.append(_combined(b, OUTPUTS, products))
             for row in range(TILE_ROWS):
-                values = _combined(b, COLUMN_OUTPUTS, [column[row] for column in columns])
+                values = _combined(b, OUTPUTS, [column[row] for column in columns])
                 shift = b.total((b.mul(runs.vectors, i64(row)), runs.step), (output, i64(PIXELS)))
-                for half, target in enumerate(targets):
-                    lanes = [half * TILES + k // TILE_COLUMNS + k % TILE_COLUMNS * PIXELS for k in range(PIXELS)]
-                    value = b.picked(*values, lanes)
+                for number, target in enumerate(targets):
+                    lanes = [number * TILES + k // TILE_COLUMNS + k % TILE_COLUMNS * PIXELS for k in range(PIXELS)]
+                    value = b.picked(values, lanes)
                     b.store(value, b.at(self.scratch, b.add(target, shift)), align=64)
 
 
