@@ -208,7 +208,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         self._enter_stage(self.training_options.plan.at(current_iter))
         self._check_budgets()
-        if self.stage.name == 'supernet' and current_iter == self.stage.first and self.training_options.reconstruct:
+        if self.stage.name != 'dense' and current_iter == self.stage.first and self.training_options.reconstruct:
             reconstruct(self._nets(), self.calibration_images.patches or [self.lq], self.opt['dist'])
             self._set_modes()
         self.optimizer_g.zero_grad()

@@ -80,6 +80,24 @@ def test_sparse_levels_start_from_their_fit_unless_they_have_been_trained(tmp_pa
     assert all(torch.equal(value, trained[name]) for name, value in again.net.named_parameters())
 
 
+def test_levels_start_from_their_fit_where_only_the_classifier_is_trained(tmp_path: Path) -> None:
+    """A plain checkpoint and a classifier stage make a network without training any level."""
+    outputs = {}
+    lq = batch_of(7)['lq']
+    for fit in (True, False):
+        options = options_of(tmp_path, reconstruct=fit, ema_decay=0.5)
+        options['train'] |= {'stages': [{'name': 'classifier', 'iters': 1}], 'total_iter': 1}
+        model = build(options)
+        train(model, 1, 1)
+        with torch.no_grad():
+            outputs[fit] = [model.test_net.bake(level)(lq) for level in range(3)]
+        assert starts_dense(model.net.base) is not fit and not model.net.base.training
+    distances = {
+        fit: [float((one - dense).abs().mean()) for one in sparse] for fit, (*sparse, dense) in outputs.items()
+    }
+    assert all(fitted < 0.8 * plain for fitted, plain in zip(distances[True], distances[False], strict=True))
+
+
 def test_resume_at_every_boundary_takes_the_same_steps(tmp_path: Path) -> None:
     options = options_of(tmp_path, iters=2, ema_decay=0.9)
     model = build(options)
