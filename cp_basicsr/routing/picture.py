@@ -32,16 +32,23 @@ def draw_level_map(image: np.ndarray, levels: np.ndarray, side: int | None, patt
     Returns:
         uint8 BGR ``[H + legend, W, 3]``, W at least ``LEAST_BOX`` for each level, legend at least ``LEGEND_HEIGHT``.
     """
-    gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    height, width = gray.shape
-    tints = _tints(len(pattern.levels))
-    side = side or max(height, width)
-    spread = levels.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
-    tinted = cv2.addWeighted(cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR), 1 - OPACITY, tints[spread], OPACITY, 0)
-    tinted[_borders(spread, max(1, width // 600))] = 0
+    tinted, tints = tint_levels(image, levels, side, len(pattern.levels)), level_tints(len(pattern.levels))
+    width = tinted.shape[1]
     margin = max(LEAST_BOX * len(tints) - width, 0)
     tinted = np.pad(tinted, ((0, 0), (0, margin), (0, 0)), constant_values=MARGIN)
     return np.vstack([tinted, _legend(width + margin, levels, pattern, tints)])
+
+
+def tint_levels(image: np.ndarray, levels: np.ndarray, side: int | None, count: int) -> np.ndarray:
+    """The picture of :func:`draw_level_map` without its legend, of ``count`` levels: uint8 BGR ``[H, W, 3]``."""
+    gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    height, width = gray.shape
+    side = side or max(height, width)
+    spread = levels.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
+    tints = level_tints(count)[spread]
+    tinted = cv2.addWeighted(cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR), 1 - OPACITY, tints, OPACITY, 0)
+    tinted[_borders(spread, max(1, width // 600))] = 0
+    return tinted
 
 
 def _borders(spread: np.ndarray, thickness: int) -> np.ndarray:
@@ -52,7 +59,8 @@ def _borders(spread: np.ndarray, thickness: int) -> np.ndarray:
     return borders
 
 
-def _tints(count: int) -> np.ndarray:
+def level_tints(count: int) -> np.ndarray:
+    """The colour of each of ``count`` levels, sparse to dense: uint8 BGR ``[count, 3]``."""
     values = np.linspace(0, 255, count).astype(np.uint8)
     return cv2.applyColorMap(values[:, None], COLOUR_MAP)[:, 0]
 

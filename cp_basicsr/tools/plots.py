@@ -74,9 +74,11 @@ def plot_results(path: Path, out: Path) -> list[Path]:
         machine = '; '.join(table.machine)
         for quantity, value, label in (
             ('macs', _macs, 'MACs, % of dense (classifier included)'),
-            ('seconds', _seconds, f'seconds for one image\n{machine}'),
+            ('seconds', seconds_of, f'seconds for one image\n{machine}'),
         ):
-            written += _save(_quality_against(table, value, label), out / f'{name}_psnr_{quantity}')
+            figure, axes = _new_axes()
+            draw_quality(axes, table, value, label)
+            written += _save(figure, out / f'{name}_psnr_{quantity}')
         if any(row.kind == 'routed' for row in table.rows):
             rows = [row for row in table.rows if row.kind == 'routed']
             groups = [(row.file, f'{row.budget:g}', row.labels, row.usage) for row in rows]
@@ -112,8 +114,8 @@ def _macs(row: Row) -> float | None:
     return None if row.macs_share is None else 100 * row.macs_share
 
 
-def _seconds(row: Row) -> float | None:
-    """Controls have none: no classifier ran, and their maps were at hand."""
+def seconds_of(row: Row) -> float | None:
+    """Seconds for one image. Controls have none: no classifier ran, and their maps were at hand."""
     return row.seconds if row.kind in ('static', 'routed', 'published') else None
 
 
@@ -126,11 +128,17 @@ def _new_axes() -> tuple[Figure, Axes]:
     return plt.subplots(figsize=SIZE, layout='constrained')
 
 
-def _quality_against(table: Table, value: Callable[[Row], float | None], label: str) -> Figure:
-    """Headline PSNR of every row; rows of one kind and option file are joined."""
+def draw_quality(axes: Axes, table: Table, value: Callable[[Row], float | None], label: str) -> None:
+    """Headline PSNR of every row; rows of one kind and option file are joined.
+
+    Args:
+        axes: where.
+        table: of a result file.
+        value: what it is drawn against; rows without it are left out.
+        label: of the horizontal axis.
+    """
     from cp_basicsr.tools.leaderboards.markdown import METRICS
 
-    figure, axes = _new_axes()
     files = list(dict.fromkeys(row.file for row in table.rows if row.kind != 'published'))
     for kind, (marker, line, colour) in STYLES.items():
         for file in files if kind != 'published' else [None]:
@@ -157,12 +165,12 @@ def _quality_against(table: Table, value: Callable[[Row], float | None], label: 
     for row in table.rows:
         if row.kind == 'static' and value(row) is not None:
             point = (value(row), row.quality[table.headline])
-            axes.annotate(row.name, point, textcoords='offset points', xytext=(5, -12), fontsize='small')
+            name = row.name.removeprefix('static ')
+            axes.annotate(name, point, textcoords='offset points', xytext=(5, -12), fontsize='small', clip_on=True)
     axes.margins(0.1)
     axes.set(xlabel=label, ylabel=f'{METRICS[table.headline]}, dB', title=table.dataset)
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
-    return figure
 
 
 def _usage(table: Table, groups: Sequence[tuple[str, str, list[str], list[float]]], label: str) -> Figure:

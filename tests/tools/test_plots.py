@@ -76,7 +76,7 @@ def test_a_result_file_gives_three_plots_in_two_formats(
         picture = cv2.imread(str(tmp_path / f'plots/{stem}.png'), cv2.IMREAD_GRAYSCALE)
         assert picture.shape[0] > 500 and len(np.unique(picture)) > 20
     macs, seconds = (texts(tmp_path / f'plots/{stem}.svg') for stem in stems[:2])
-    for word in ('static 1:4', 'dense', 'routed', 'oracle', 'published', 'PSNR-Y, dB', 'MACs'):
+    for word in ('static', '1:4', 'dense', 'routed', 'oracle', 'published', 'PSNR-Y, dB', 'MACs'):
         assert word in macs
     assert 'a processor' in seconds and 'routed' in seconds and 'oracle' not in seconds
 
