@@ -121,8 +121,11 @@ class Transforming:
 
     def _width(self, count: ir.Value) -> ir.Value:
         """Outputs that are computed for a block of ``count``."""
-        b, step = self.b, i64(WIDTHS[0])
-        return b.mul(b.rounded_up(count, step), step)
+        b = self.b
+        width = i64(WIDTHS[-1])
+        for some in reversed(WIDTHS[:-1]):
+            width = b.select(b.icmp_signed('<=', count, i64(some)), i64(some), width)
+        return width
 
     def _summed(self, inputs: ir.Value, weights: ir.Value, width: int) -> list[ir.Value]:
         """Sums over the channels, in registers."""

@@ -56,7 +56,7 @@ def _with_roots(roots: tuple[Fraction, ...]) -> list[Fraction]:
 INPUTS, KERNEL, OUTPUTS = _matrices(POINTS)
 SIDE = len(INPUTS)  # rows and columns of a tile's inputs
 PRODUCTS = SIDE * SIDE  # of a tile, for each pair of channels
-WIDTHS = (8, 16, 24)  # outputs that code can compute at once: so many sums fit into the registers of AVX-512
+WIDTHS = (6, 8, 16, 24)  # outputs that code can compute at once: 6 fill the registers of AVX2, 24 those of AVX-512
 
 
 def width(outputs: int) -> int:
