@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from cp_basicsr.sparsity import NMPattern
 
 OPACITY = 0.5
-LEGEND_HEIGHT = 24  # pixels; more on pictures that are wider than WIDTHS times as much
-WIDTHS = 30
+LEGEND_HEIGHT = 24  # pixels; more on pictures that are wider than WIDTHS times and higher than HEIGHTS times as much
+WIDTHS, HEIGHTS = 30, 15
 LEAST_BOX = 50  # pixels of the legend for each level; narrower pictures get a margin
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45  # of a legend of LEGEND_HEIGHT
 # Sparse to dense from dark to light, so that the order shows in black and white too.
@@ -36,7 +36,8 @@ def draw_level_map(image: np.ndarray, levels: np.ndarray, side: int | None, patt
     width = tinted.shape[1]
     margin = max(LEAST_BOX * len(tints) - width, 0)
     tinted = np.pad(tinted, ((0, 0), (0, margin), (0, 0)), constant_values=MARGIN)
-    return np.vstack([tinted, _legend(width + margin, levels, pattern, tints)])
+    enlarged = max(1.0, min(width / WIDTHS, tinted.shape[0] / HEIGHTS) / LEGEND_HEIGHT)
+    return np.vstack([tinted, _legend(width + margin, enlarged, levels, pattern, tints)])
 
 
 def tint_levels(image: np.ndarray, levels: np.ndarray, side: int | None, count: int) -> np.ndarray:
@@ -65,9 +66,8 @@ def level_tints(count: int) -> np.ndarray:
     return cv2.applyColorMap(values[:, None], COLOUR_MAP)[:, 0]
 
 
-def _legend(width: int, levels: np.ndarray, pattern: NMPattern, tints: np.ndarray) -> np.ndarray:
-    """One box for each level with its pattern and its share of the tiles."""
-    enlarged = max(1.0, width / (WIDTHS * LEGEND_HEIGHT))
+def _legend(width: int, enlarged: float, levels: np.ndarray, pattern: NMPattern, tints: np.ndarray) -> np.ndarray:
+    """One box for each level with its pattern and its share of the tiles, ``enlarged`` times as large as need be."""
     strip = np.zeros((round(enlarged * LEGEND_HEIGHT), width, 3), np.uint8)
     shares = np.bincount(levels.ravel(), minlength=len(tints)) / levels.size
     edges = np.linspace(0, width, len(tints) + 1).astype(int)

@@ -162,11 +162,15 @@ def run(options: argparse.Namespace, stop: Callable[[str], NoReturn]) -> int:
     rank, world = place()
     try:
         suffix = None if options.format == 'same' else f'.{options.format}'
-        own = list_jobs(options.inputs, options.output, suffix, options.map)[rank::world]
+        found = list_jobs(options.inputs, options.output, suffix, options.map)
         log = _log()
         stamp = _stamp(options)
     except ValueError as error:
         stop(str(error))
+    own = found.jobs[rank::world]
+    if found.others and rank == 0:
+        kinds = ', '.join(f'{kind} ({count})' for kind, count in found.others.most_common())
+        log.info(f'Files of other kinds are left out: {kinds}.')
     reasons = {} if options.overwrite else {job: job.why_kept(stamp) for job in own}
     kept = {job.target: reason for job, reason in reasons.items() if reason}
     jobs = [job for job in own if options.overwrite or (job.target not in kept and not job.is_done())]

@@ -34,10 +34,13 @@ def test_a_line_parts_tiles_of_different_levels_only() -> None:
     assert np.array_equal(black, expected)
 
 
-@pytest.mark.parametrize(('width', 'legend'), [(1, LEGEND_HEIGHT), (640, LEGEND_HEIGHT), (3600, 120)])
-def test_the_legend_grows_with_the_picture(width: int, legend: int) -> None:
-    drawn = draw_level_map(np.zeros((16, width), np.uint8), np.array([[1]]), None, PATTERN)
-    assert drawn.shape == (16 + legend, max(width, 3 * LEAST_BOX), 3)
-    text = drawn[16:, : drawn.shape[1] // 3].max(axis=2) > 200  # white on violet: the sparsest level's words
+@pytest.mark.parametrize(
+    ('width', 'height', 'legend'),
+    [(1, 16, LEGEND_HEIGHT), (640, 900, LEGEND_HEIGHT), (3600, 2400, 120), (8000, 500, 33)],
+)
+def test_the_legend_grows_with_the_picture(width: int, height: int, legend: int) -> None:
+    drawn = draw_level_map(np.zeros((height, width), np.uint8), np.array([[1]]), None, PATTERN)
+    assert drawn.shape == (height + legend, max(width, 3 * LEAST_BOX), 3)
+    text = drawn[height:, : drawn.shape[1] // 3].max(axis=2) > 200  # white on violet: the sparsest level's words
     rows = np.flatnonzero(text.any(axis=1))
     assert np.ptp(rows) > legend / 4

@@ -76,11 +76,17 @@ def test_the_level_map_shows_where_each_level_ran(net: Any, run_here: Restore, t
     assert dense[0] - sparse[0] > 40 and sparse[2] > dense[2], 'violet at the sparsest level, yellow at the densest'
 
 
-def test_folders_keep_their_structure_and_other_files_stay_out(run_here: Restore, tmp_path: Path) -> None:
+def test_folders_keep_their_structure_and_other_files_stay_out(
+    run_here: Restore, tmp_path: Path, log: list[str]
+) -> None:
     fill(tmp_path / 'in', 'a.png', 'b/c.PNG', 'b/d/e.tif', '.hidden.png', '.cache/f.png')
     (tmp_path / 'in/notes.txt').write_text('no picture')
+    write(tmp_path / 'in/b/animation.gif', scene())
     run_here(*USUAL)
     assert files(tmp_path / 'out') == ['a.png', 'b/c.PNG', 'b/d/e.tif']
+    assert any(
+        'Files of other kinds are left out: ' in line and '.txt (1)' in line and '.gif (1)' in line for line in log
+    )
 
 
 def test_results_inside_the_folder_are_not_restored_again(run_here: Restore, tmp_path: Path) -> None:
@@ -137,6 +143,16 @@ def test_broken_files_are_reported_and_the_rest_go_on(
     for name in ('broken', 'empty', 'text'):
         assert re.search(rf'in/{name}{suffix}: is (broken|no PNG, JPEG, TIFF, WebP or BMP picture)', log[-1])
         assert any(entry.startswith(f'ERROR in/{name}{suffix}') for entry in log[:-1])
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(
+    run_here: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    fill(tmp_path / 'in', 'a.png')
+    usual = os.access
+    monkeypatch.setattr(os, 'access', lambda path, mode: path != tmp_path and usual(path, mode))  # root may write all
+    run_here('in', '-o', 'out/restored', '--model', 'net.pth', code=2)
+    assert f'-o out/restored: {tmp_path} cannot be written to; choose another -o.' in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_written_is_reported(run_here: Restore, tmp_path: Path, log: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,20 @@ class Job:
         return f'made with other settings: {found.removeprefix(MAKER)}'
 
 
-def list_jobs(inputs: Sequence[str], out: Path, suffix: str | None = None, maps: bool = False) -> list[Job]:
+@dataclass(frozen=True)
+class Listing:
+    """What was found.
+
+    Attributes:
+        jobs: pictures to restore.
+        others: how many visible files of folders are of other kinds, by extension.
+    """
+
+    jobs: list[Job]
+    others: Counter[str]
+
+
+def list_jobs(inputs: Sequence[str], out: Path, suffix: str | None = None, maps: bool = False) -> Listing:
     """The jobs of a command, sorted by source within each input.
 
     A single picture may be given a file as ``out``. Else ``out`` is a folder: the pictures of one folder or glob lie in
@@ -78,8 +92,11 @@ def list_jobs(inputs: Sequence[str], out: Path, suffix: str | None = None, maps:
             extension, NAME is with it.
 
     Raises:
-        InputError: an input is missing or holds no picture, or two results, or a result and a picture, are one file.
+        InputError: an input is missing or holds no picture, or two results, or a result and a picture, are one file, or
+            nothing can be written to ``out``.
     """
+    others: Counter[str] = Counter()
+    _check_writable(out)
     if out.is_file() or (out.suffix.lower() in FORMATS and not out.is_dir()):
         single = Path(inputs[0]).expanduser()
         if len(inputs) > 1 or not single.is_file():
@@ -89,7 +106,7 @@ def list_jobs(inputs: Sequence[str], out: Path, suffix: str | None = None, maps:
     else:
         found = []
         for text in inputs:
-            for source, relative in _pictures(text, out, several=len(inputs) > 1):
+            for source, relative in _pictures(text, out, len(inputs) > 1, others):
                 target = out / relative
                 found.append((source, target.with_suffix(suffix) if suffix else target))
     found = list(dict.fromkeys(found))
@@ -99,15 +116,22 @@ def list_jobs(inputs: Sequence[str], out: Path, suffix: str | None = None, maps:
         for source, target in found
     ]
     _check_apart(jobs)
-    return jobs
+    return Listing(jobs, others)
 
 
 def _map_of(target: Path, with_extension: bool) -> Path:
     return target.with_name(f'{target.name if with_extension else target.stem}_levels.png')
 
 
-def _pictures(text: str, out: Path, several: bool) -> Iterator[tuple[Path, Path]]:
-    """Pictures of one input with their places below the output folder."""
+def _check_writable(out: Path) -> None:
+    """Before hours of work rather than after the first picture."""
+    there = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise InputError(f'-o {out}: {there} cannot be written to; choose another -o.')
+
+
+def _pictures(text: str, out: Path, several: bool, others: Counter[str]) -> Iterator[tuple[Path, Path]]:
+    """Pictures of one input with their places below the output folder; counts files of other kinds."""
     path = Path(text).expanduser()
     if path.is_dir():
         files, root = path.rglob('*'), path
@@ -126,9 +150,10 @@ def _pictures(text: str, out: Path, several: bool) -> Iterator[tuple[Path, Path]
     for file in sorted(files):
         place = file.relative_to(root)
         hidden = any(part.startswith('.') for part in place.parts)
-        if hidden or file.suffix.lower() not in FORMATS or not file.is_file():
+        if hidden or not file.is_file() or (inside and made in file.resolve().parents):
             continue
-        if inside and made in file.resolve().parents:
+        if file.suffix.lower() not in FORMATS:
+            others[file.suffix.lower() or 'no extension'] += 1
             continue
         empty = False
         yield file, prefix / place
