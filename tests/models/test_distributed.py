@@ -48,14 +48,20 @@ def test_two_gloo_processes_train_as_one_with_the_whole_batch(tmp_path: Path, ru
         options['network_g'] = network_options(weights=weights, levels=[1, 2, 3, 4])
         options['train']['budget_opt']['target'] = target_between_the_halves(options, iteration=4)
         all_options[weights] = options
-        (tmp_path / f'{weights}.json').write_text(json.dumps(options))
+    drawn = copy.deepcopy(all_options['shared'])
+    drawn['train']['classifier_patches'] = 4  # the first step measures them, the next draw from each process's half
+    all_options['drawn'] = drawn
+    for name, options in all_options.items():
+        (tmp_path / f'{name}.json').write_text(json.dumps(options))
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
     paths = os.pathsep.join(str(path) for path in (source, HERE.parent))
     run(*torchrun, HERE / 'distributed_steps.py', tmp_path, *all_options, cwd=tmp_path, PYTHONPATH=paths)
 
-    for weights, options in all_options.items():
-        first, second = (torch.load(tmp_path / f'{weights}_{rank}.pth', weights_only=False) for rank in (0, 1))
+    for name, options in all_options.items():
+        first, second = (torch.load(tmp_path / f'{name}_{rank}.pth', weights_only=False) for rank in (0, 1))
         assert_same(first['state'], second['state'])
+        if name == 'drawn':  # one process alone draws others
+            continue
         set_random_seed(options['manual_seed'])
         alone = build_model(options)
         logs = []
