@@ -21,6 +21,7 @@ def mend_before_import() -> None:
 def mend_after_import() -> None:
     """Mend what stops BasicSR's training and testing. Call it once, after `basicsr.models` has been imported."""
     mend_model_to_device()
+    mend_init_wandb_logger()
     # Counting devices, unlike torch.cuda.is_available, leaves CUDA untouched for processes forked later.
     if torch.cuda.device_count() == 0:
         mend_load_resume_state()
@@ -144,3 +145,29 @@ def mend_model_to_device() -> None:
         )
 
     BaseModel.model_to_device = model_to_cpu_or_device
+
+
+def mend_init_wandb_logger() -> None:
+    """Let `init_wandb_logger` start a run with wandb 0.28.2 or later.
+
+    It names the run by `wandb.util.generate_id`, which is gone there (https://github.com/THUDM/slime/issues/2332);
+    `wandb.sdk.lib.runid` has the same function.
+    """
+    from basicsr import utils
+    from basicsr.utils import logger
+    from basicsr.utils.dist_util import master_only
+
+    init_wandb_logger = logger.init_wandb_logger
+
+    @master_only
+    @functools.wraps(init_wandb_logger)
+    def init_with_an_id(opt: dict[str, Any]) -> None:
+        import wandb
+
+        if not hasattr(wandb.util, 'generate_id'):
+            from wandb.sdk.lib.runid import generate_id
+
+            wandb.util.generate_id = generate_id
+        init_wandb_logger(opt)
+
+    logger.init_wandb_logger = utils.init_wandb_logger = init_with_an_id

@@ -207,3 +207,38 @@ def test_a_single_process_is_not_wrapped(basicsr: None) -> None:
 
     net = torch.nn.Linear(2, 1)
     assert BaseModel({'num_gpu': 0, 'is_train': True, 'dist': False}).model_to_device(net) is net
+
+
+WANDB_WITHOUT_GENERATE_ID = {
+    'wandb/__init__.py': """
+import json, pathlib
+from . import util
+def init(**options):
+    kept = {name: options[name] for name in ('id', 'resume', 'sync_tensorboard')}
+    pathlib.Path('run.json').write_text(json.dumps(kept))
+""",
+    'wandb/util.py': '',
+    'wandb/sdk/__init__.py': '',
+    'wandb/sdk/lib/__init__.py': '',
+    'wandb/sdk/lib/runid.py': "def generate_id(length=8):\n    return 'abcdefgh'[:length]\n",
+}
+
+
+def test_wandb_without_generate_id_starts_a_run(run: Run, source: Path, tmp_path: Path) -> None:
+    """A stand-in with the interface of wandb 0.28.2, by the name that basicsr/train.py takes the function from."""
+    for name, content in WANDB_WITHOUT_GENERATE_ID.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    code = """
+import json, pathlib
+from cp_basicsr.autoload import activate
+activate()
+from basicsr.utils import init_wandb_logger
+init_wandb_logger({'name': 'run', 'logger': {'wandb': {'project': 'p', 'resume_id': None}}})
+found = json.loads(pathlib.Path('run.json').read_text())
+assert found == {'id': 'abcdefgh', 'resume': 'never', 'sync_tensorboard': True}
+init_wandb_logger({'name': 'run', 'logger': {'wandb': {'project': 'p', 'resume_id': 'earlier'}}})
+assert json.loads(pathlib.Path('run.json').read_text())['id'] == 'earlier'
+"""
+    run(sys.executable, '-c', code, cwd=tmp_path, PYTHONPATH=f'{source}{os.pathsep}{tmp_path}')
