@@ -46,9 +46,8 @@ def map_schedule(
     """
     images = levels.shape[0]
     height = row_ends[-1]
-    # At least four bands for each thread, but of whole tiles of Winograd's convolution: fewer rows are not worth the
-    # copy of their border.
-    rows = min(scratch.rows, TILE_ROWS * max(1, -(-images * height // (4 * threads * TILE_ROWS))))
+    # At least two bands for each thread, but of whole tiles of Winograd's convolution.
+    rows = min(scratch.rows, TILE_ROWS * max(1, -(-images * height // (2 * threads * TILE_ROWS))))
     bands, strips, groups, runs = [], [], [], []
     for image in range(images):
         for tile_row, (top, bottom) in enumerate(zip(row_ends[:-1], row_ends[1:], strict=True)):
@@ -59,11 +58,27 @@ def map_schedule(
                     before = np.cumsum([0, *(count for _, count in members)]).tolist()
                     groups.append((level, len(runs), len(members), before[-1]))
                     runs += [(*member, start) for member, start in zip(members, before[:-1], strict=True)]
-            for y in range(top, bottom, rows):
+            y = top
+            for count in _heights(bottom - top, rows, threads):
                 bands.append((len(strips), len(cut)))
-                strips += [(image, y, min(rows, bottom - y), *strip) for strip in cut]
+                strips += [(image, y, count, *strip) for strip in cut]
+                y += count
     tables = zip((bands, strips, groups, runs), (BAND, STRIP, GROUP, RUN), strict=True)
     return Schedule(*(np.array(table, dtype=kind) for table, kind in tables))
+
+
+def _heights(height: int, rows: int, threads: int) -> list[int]:
+    """Heights of bands, ``rows`` at most, in whole tiles of Winograd's convolution but for the last, and even.
+
+    Many are a multiple of the threads: of 180 rows in bands of 16, one of two threads would do 96.
+    """
+    tiles, count = -(-height // TILE_ROWS), -(-height // rows)
+    if count > threads:
+        count = min(tiles, count + -count % threads)
+    less, more = divmod(tiles, count)
+    heights = [TILE_ROWS * (less + (index < more)) for index in range(count)]
+    heights[-1] -= TILE_ROWS * tiles - height
+    return heights
 
 
 Groups = list[tuple[int, list[tuple[int, int]]]]

@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import assert_near
 
+from cp_basicsr.engine.geometry import Scratch
+from cp_basicsr.engine.schedule import uniform_schedule
+
 KERNELS = [(1, 1), (3, 3), (5, 5), (7, 7), (1, 3), (3, 1), (5, 1)]
 LAYOUTS = ['contiguous', 'channels_last', 'transposed', 'inside', 'every other column', 'every other row', 'one image']
 
@@ -143,3 +146,14 @@ def test_inputs_are_left_alone_and_outputs_are_not_handed_out_twice(isa):
         layer.run(second, 0)
     assert torch.equal(x, before) and torch.equal(first, kept)
     assert_near(second, layer.expected(kept, 0))
+
+
+@pytest.mark.parametrize(('height', 'rows', 'threads'), [(180, 16, 2), (64, 16, 2), (7, 16, 4), (33, 8, 3), (1, 4, 1)])
+def test_bands_share_out_evenly(height, rows, threads):
+    scratch = Scratch(1, (3, 3), 1, rows, 2)
+    schedule = uniform_schedule(1, height, 40, 0, scratch, threads)
+    strips = schedule.strips[schedule.bands['first']]
+    assert strips['y'].tolist() == [0, *strips['rows'].cumsum()[:-1].tolist()] and strips['rows'].sum() == height
+    assert strips['rows'].min() > 0 and strips['rows'].max() <= rows
+    assert strips['rows'].max() - strips['rows'][:-1].min(initial=rows) <= 4
+    assert len(strips) % threads == 0 or len(strips) < 2 * threads
