@@ -7,7 +7,6 @@ than the dense network; it does not make it cost less.
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections.abc import Callable
 
@@ -18,23 +17,21 @@ from cp_basicsr.precision import computing_in
 from cp_basicsr.sparsity import LevelMapRoute, PrunableLayer, Route, prunable_layers, routed, trace_macs
 
 from .grouped_route import GroupedRoute
-from .host import ENGINE_VARIABLE, REFERENCE, EngineUnavailableError
+from .host import COMPILE, ENGINE_VARIABLE, REFERENCE, EngineUnavailableError, asked_for
 from .level_layers import LevelLayers
 from .parameter_state import ParameterState, parameter_state
 
 DEVICES = ('cuda',)
-COMPILE = 'compile'  # CP_ENGINE=compile: whole images and cut tiles go through torch.compile
 
 
 def asked_to_compile() -> bool:
     """Whether ``CP_ENGINE`` asks for torch.compile.
 
     Raises:
-        EngineUnavailableError: ``CP_ENGINE=reference``, or it names what is nothing on a GPU.
+        EngineNameError, EngineUnavailableError: as :func:`~cp_basicsr.engine.host.asked_for`; the latter also where it
+            names what a GPU has not.
     """
-    wanted = os.environ.get(ENGINE_VARIABLE, '')
-    if wanted == REFERENCE:
-        raise EngineUnavailableError(f'{ENGINE_VARIABLE}={REFERENCE}')
+    wanted = asked_for()
     if wanted not in ('', COMPILE):
         raise EngineUnavailableError(
             f'{ENGINE_VARIABLE}={wanted} is none of {REFERENCE}, {COMPILE}, which a GPU can run'

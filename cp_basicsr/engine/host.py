@@ -6,10 +6,16 @@ import os
 import platform
 from functools import cache
 
-REFERENCE = 'reference'
 ENGINE_VARIABLE = 'CP_ENGINE'
+REFERENCE = 'reference'
+COMPILE = 'compile'  # on a GPU, whole images and cut tiles go through torch.compile
 # Of both, the first that the processor has is taken. Zen 4 and Cascade Lake run either; AVX-512 is the faster on both.
 NEEDED_FEATURES = {'avx512': ('avx512f',), 'avx2': ('avx2', 'fma')}
+NAMES = (REFERENCE, *NEEDED_FEATURES, COMPILE)
+
+
+class EngineNameError(ValueError):
+    """``CP_ENGINE`` names what no machine has; the message says what is allowed."""
 
 
 class EngineUnavailableError(RuntimeError):
@@ -40,16 +46,31 @@ def processor_sets() -> tuple[str, ...]:
     return sets
 
 
+def asked_for() -> str:
+    """What ``CP_ENGINE`` names; empty: nothing.
+
+    Raises:
+        EngineNameError: there is no such engine on any machine.
+        EngineUnavailableError: ``CP_ENGINE=reference``.
+    """
+    wanted = os.environ.get(ENGINE_VARIABLE, '')
+    if wanted and wanted not in NAMES:
+        raise EngineNameError(
+            f'the environment variable {ENGINE_VARIABLE} is {wanted!r}; allowed: {", ".join(NAMES)}, or unset it.'
+        )
+    if wanted == REFERENCE:
+        raise EngineUnavailableError(f'{ENGINE_VARIABLE}={REFERENCE}')
+    return wanted
+
+
 def chosen_set() -> str:
     """The instruction set to use: the best of the processor, or the one that ``CP_ENGINE`` names.
 
     Raises:
-        EngineUnavailableError: ``CP_ENGINE=reference``, or it names a set that is unknown or that the processor lacks.
+        EngineNameError: there is no such engine on any machine.
+        EngineUnavailableError: ``CP_ENGINE=reference``, or it names a set that the processor lacks.
     """
-    wanted = os.environ.get(ENGINE_VARIABLE, '')
-    if wanted == REFERENCE:
-        raise EngineUnavailableError(f'{ENGINE_VARIABLE}={REFERENCE}')
-    sets = processor_sets()
+    wanted, sets = asked_for(), processor_sets()
     if wanted and wanted not in sets:
         raise EngineUnavailableError(
             f'{ENGINE_VARIABLE}={wanted} is none of {REFERENCE}, {", ".join(sets)}, which this processor can run'

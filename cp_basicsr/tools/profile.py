@@ -6,7 +6,8 @@
 
 Times are measured inside real forward passes; a layer's includes what the
 engine fuses with it (column "with"). The column "path" names what computed it:
-avx512 or avx2 (compiled code), reference (masked weights in PyTorch) or
+avx512 or avx2 (compiled code; "winograd" multiplies transformed weights, which
+takes equally long at every level), reference (masked weights in PyTorch) or
 pytorch; a letter tells why nothing faster did. With --input a picture also runs
 along its level map, classifier and policy included.
 """

@@ -42,9 +42,17 @@ def test_it_is_asked_for(monkeypatch, log):
     runs_in_pytorch(log, 'CP_ENGINE=reference')
 
 
-def test_an_unknown_name(compiled_code, monkeypatch, log):
-    monkeypatch.setenv('CP_ENGINE', 'sse2')
-    runs_in_pytorch(log, 'CP_ENGINE=sse2 is none of reference, ', ', '.join(host.processor_sets()))
+def test_a_set_that_this_processor_lacks(compiled_code, monkeypatch, log):
+    monkeypatch.setattr(host, 'processor_sets', lambda: ('avx2',))
+    monkeypatch.setenv('CP_ENGINE', 'avx512')
+    runs_in_pytorch(log, 'CP_ENGINE=avx512 is none of reference, avx2, which this processor can run')
+
+
+def test_a_name_that_no_machine_has_is_an_error(monkeypatch):
+    monkeypatch.setenv('CP_ENGINE', 'avx-512')
+    net = IMAGE_CASES['EDSR'].net()
+    with torch.no_grad(), pytest.raises(host.EngineNameError, match="CP_ENGINE is 'avx-512'; allowed: reference, avx5"):
+        net(IMAGE_CASES['EDSR'].input(), level=0)
 
 
 def test_no_avx2(another_processor, monkeypatch, log):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.archs import build_network
 from networks import CLASSIFIER, IMAGE_CASES, SPARSITY, WHOLE_CASES
 from pictures import scene, write
 from torch import nn
@@ -48,7 +49,7 @@ def test_layers_of_a_fused_network_are_compiled_and_counted(compiled):
         assert [layer.weights for layer in level.layers] == [216, *(int(density * n) for n in (576, 576, 1944))]
         assert [layer.macs for layer in level.layers] == [96 * layer.weights for layer in level.layers]
         assert level.macs == sum(layer.macs for layer in level.layers) and level.other_macs == 0
-        assert {layer.path for layer in level.layers} == {compiled}
+        assert {layer.path.split()[0] for layer in level.layers} == {compiled}
         assert [layer.fused for layer in level.layers][:3] == ['leaky'] * 3
         assert 'shuffle 3' in level.layers[3].fused
         assert level.layers[1].output == (8, 8, 12) and level.layers[3].weight == (27, 8, 3, 3)
@@ -194,3 +195,16 @@ def test_pictures_that_cannot_be_profiled_are_refused(photo, capsys):
         with pytest.raises(SystemExit):
             main([*command, *arguments])
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('level', [0, 1])
+def test_layers_of_transformed_weights_say_so(compiled, level):
+    net = build_network(
+        {
+            'type': 'ClassPruningNet',
+            'base': {'type': 'SRVGGNetCompact', 'num_feat': 48, 'num_conv': 1, 'upscale': 1},
+            'sparsity': {'m': 8, 'levels': [1, 8]},
+        }
+    ).eval()
+    rows = {layer.name: layer for layer in profile(net, torch.rand(1, 3, 16, 16), [level], 1).levels[0].layers}
+    assert rows['body.2'].path == (f'{compiled} winograd' if level else compiled)

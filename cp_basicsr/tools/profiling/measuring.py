@@ -40,7 +40,8 @@ class LayerProfile:
         weights: kept weights.
         macs: of one input.
         milliseconds: median over the passes, with what is fused; None where it cannot be told from the rest.
-        path: ``avx512`` or ``avx2``: compiled code; ``reference``: masked weights in PyTorch; ``pytorch``.
+        path: ``avx512`` or ``avx2``: compiled code, followed by ``winograd`` where it multiplies transformed weights;
+            ``reference``: masked weights in PyTorch; ``pytorch``.
         reason: why no faster path ran; None: there is none.
         fused: what its time includes besides: activation, PixelShuffle, addition.
     """
@@ -272,9 +273,10 @@ def _path(
     net: ClassPruningNet, module: nn.Module, level: int, seen: _Seen, notes: Sequence[Note]
 ) -> tuple[str, str | None]:
     """What computed a layer, and why nothing faster did."""
-    if notes and notes[-1].compiled:
-        return chosen_set(), _why_not_avx512()
     prunable = isinstance(module, PrunableLayer)
+    if notes and notes[-1].compiled is not None:
+        transformed = notes[-1].compiled.transformed[level if prunable else 0]
+        return f'{chosen_set()} winograd' if transformed else chosen_set(), _why_not_avx512()
     path = REFERENCE if prunable and level != net.pattern.densest else PYTORCH
     if net.engine.refused:
         return path, net.engine.refused

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from cp_basicsr.engine.compiled_layer import PLAIN, Epilogue
+from cp_basicsr.engine.compiled_layer import PLAIN, CompiledLayer, Epilogue
 from cp_basicsr.engine.job import Activation
 from cp_basicsr.engine.route import EngineRoute
 from cp_basicsr.sparsity import NMLinear, Placement, PrunableLayer, Route
@@ -21,12 +21,12 @@ class Note:
 
     Attributes:
         seconds: of all its calls.
-        compiled: whether the engine's code computed it.
+        compiled: the engine's layer, if that computed it.
         fused: what was done with its outputs besides, in the time noted.
     """
 
     seconds: float = 0.0
-    compiled: bool = False
+    compiled: CompiledLayer | None = None
     fused: str = ''
 
 
@@ -43,7 +43,9 @@ class Watch:
     _depth: int = 0
 
     @contextmanager
-    def timing(self, module: nn.Module, compiled: bool = False, epilogue: Epilogue = PLAIN) -> Iterator[None]:
+    def timing(
+        self, module: nn.Module, compiled: CompiledLayer | None = None, epilogue: Epilogue = PLAIN
+    ) -> Iterator[None]:
         """Note a call. What it calls in turn is part of its time."""
         self._depth += 1
         start = time.perf_counter()
@@ -94,18 +96,18 @@ class TimedRoute(Route):
         self.watch = watch
 
     def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
-        with self.watch.timing(layer, self._is_compiled(layer, [x])):
+        with self.watch.timing(layer, self._compiled(layer, [x])):
             return self.route.run(layer, x)
 
     def run_with(self, module: nn.Module, x: Tensor | Sequence[Tensor], epilogue: Epilogue) -> Tensor:
         """As :meth:`EngineRoute.run_with`."""
         parts = [x] if isinstance(x, Tensor) else list(x)
-        with self.watch.timing(module, self._is_compiled(module, parts), epilogue):
+        with self.watch.timing(module, self._compiled(module, parts), epilogue):
             return self.route.run_with(module, x, epilogue)
 
     def run_pixels(self, module: NMLinear, x: Tensor, epilogue: Epilogue = PLAIN) -> Tensor:
         """As :meth:`EngineRoute.run_pixels`."""
-        with self.watch.timing(module, True, epilogue):
+        with self.watch.timing(module, self.route.compiled.layers[module], epilogue):
             return self.route.run_pixels(module, x, epilogue)
 
     def levels_of(
@@ -113,8 +115,8 @@ class TimedRoute(Route):
     ) -> tuple[int | Tensor, dict[int, int]]:
         return self.route.levels_of(layer, shape, placement)
 
-    def _is_compiled(self, module: nn.Module, parts: Sequence[Tensor]) -> bool:
-        return isinstance(self.route, EngineRoute) and self.route.compiled_layer(module, parts) is not None
+    def _compiled(self, module: nn.Module, parts: Sequence[Tensor]) -> CompiledLayer | None:
+        return self.route.compiled_layer(module, parts) if isinstance(self.route, EngineRoute) else None
 
 
 def describe_epilogue(epilogue: Epilogue) -> str:
