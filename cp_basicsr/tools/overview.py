@@ -4,7 +4,8 @@
 
 The photographs come with scikit-image, the network with this package. The test
 photographs of the demo set are tested by the leaderboard, seconds included
-(results/overview), and one of them is shown, restored at a budget.
+(results/overview), and the plain dense network is timed in PyTorch, in the
+faster memory layout. One photograph is shown, restored at a budget.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ from cp_basicsr.tools.report import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from torch import Tensor
 
     from cp_basicsr.restorer import Restoration
     from cp_basicsr.tools.leaderboards.results import Table
@@ -85,14 +88,11 @@ def restore_one(options_file: Path, name: str, budget: float) -> Shown:
         BudgetError: the levels do not allow this budget.
     """
     import cv2
-    from basicsr.data import build_dataset
 
     from cp_basicsr.restorer import load
-    from cp_basicsr.tools.leaderboards.networks import read_test_options
 
-    opt = read_test_options(options_file)
-    photographs = {Path(data['lq_path']).stem: data['lq'] for data in build_dataset(opt['datasets']['test'])}
-    lq = photographs[check_choice(name, sorted(photographs), '--photograph')].permute(1, 2, 0).numpy()
+    opt, photographs = _photographs(options_file)
+    lq = photographs[check_choice(name, list(photographs), '--photograph')].permute(1, 2, 0).numpy()
     model = load(opt['path']['pretrain_network_g'])
     restoration = model.restore(lq, budget=budget)
     given, restored = ((255 * image.clip(0, 1)).round().astype(np.uint8) for image in (lq, restoration.image))
@@ -100,8 +100,49 @@ def restore_one(options_file: Path, name: str, budget: float) -> Shown:
     return Shown(given, restored, restoration, model.net.labels)
 
 
-def draw(out: Path, table: Table, shown: Shown) -> None:
-    """Draw the three panels and write them, PNG or JPEG as the extension says."""
+def _photographs(options_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Options as BasicSR's test command sees them, and what the network is given of each photograph, by its name."""
+    from basicsr.data import build_dataset
+
+    from cp_basicsr.tools.leaderboards.networks import read_test_options
+
+    opt = read_test_options(options_file)
+    dataset = build_dataset(opt['datasets']['test'])
+    return opt, dict(sorted((Path(data['lq_path']).stem, data['lq']) for data in dataset))
+
+
+def pytorch_seconds(options_file: Path, count: int) -> float:
+    """Seconds that the plain dense network takes in PyTorch for one of the first photographs, mean over ``count``.
+
+    As the leaderboard times: the fastest of a few runs counts. The faster memory layout does, too.
+    """
+    import torch
+
+    from cp_basicsr.loading import load_network
+    from cp_basicsr.tools.leaderboards.subject import seconds_of
+    from cp_basicsr.tools.leaderboards.timing import REPEATS
+
+    opt, photographs = _photographs(options_file)
+    net = load_network(opt['path']['pretrain_network_g']).bake(-1)
+    means = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net = net.to(memory_format=layout)
+        batches = [lq[None].contiguous(memory_format=layout) for lq in list(photographs.values())[:count]]
+        with torch.inference_mode():
+            fastest = [min(seconds_of(partial(net, batch)) for _ in range(REPEATS + 1)) for batch in batches]
+        means.append(sum(fastest) / len(fastest))
+    return min(means)
+
+
+def draw(out: Path, table: Table, shown: Shown, plain: float) -> None:
+    """Draw the three panels and write them.
+
+    Args:
+        out: PNG or JPEG as the extension says.
+        table: of the photographs.
+        shown: one of them.
+        plain: seconds of the dense network in PyTorch.
+    """
     import matplotlib
 
     matplotlib.use('Agg')
@@ -112,6 +153,9 @@ def draw(out: Path, table: Table, shown: Shown) -> None:
     _draw_photograph(axes[0], shown)
     _draw_map(axes[1], shown)
     plots.draw_quality(axes[2], table, plots.seconds_of, 'seconds for one photograph')
+    dense = table.rows[0].quality[table.headline]
+    axes[2].plot([plain], [dense], marker='*', markersize=12, linestyle='', color='tab:red', label='dense in PyTorch')
+    axes[2].legend(fontsize='small', loc='lower right')
     best = max(row.quality[table.headline] for row in table.rows)
     axes[2].set(title=f'{table.dataset}, {table.images} photographs', ylim=(best - SHOWN_RANGE, best + 0.15))
     for panel in axes:
@@ -175,10 +219,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_text(file, yaml.safe_dump(options_for(options.model), sort_keys=False))
         (table,) = leaderboard.run([file], RESULTS, Settings(BUDGETS, controls=(), timed=options.time))
         shown = restore_one(file, options.photograph, options.budget)
+        plain = pytorch_seconds(file, options.time)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(options.out, table, shown)
+    draw(options.out, table, shown, plain)
     sys.stdout.write(f'{options.out}\n')
 
 

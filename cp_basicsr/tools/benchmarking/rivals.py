@@ -58,7 +58,7 @@ class Rival:
             raise RivalUnavailableError(
                 f"{self.name}: {error}. `pip install 'cp-basicsr[benchmark]'` installs it."
             ) from error
-        except Exception as error:
+        except Exception as error:  # compilers, exporters and runtimes of others; the rest are timed all the same
             reason = str(error).strip().splitlines() or ['']
             raise RivalUnavailableError(f'{self.name}: {type(error).__name__}: {reason[0][:200]}') from error
         return run
