@@ -61,7 +61,8 @@ class _Level:
         self.entries = (ctypes.c_void_p * count)(*self.kernel.entries)
         self.values = _pointers(self.weights, self.kernel.starts)
         self.transformed, blocks = None, None
-        if scratch.stride == 1 and scratch.rows >= winograd.TILE_ROWS and winograd.is_faster(mask, isa.outputs):
+        suits = winograd.suits(scratch.kernel, scratch.stride) and scratch.rows >= winograd.TILE_ROWS
+        if suits and winograd.is_faster(mask, isa.outputs):
             self.transformed, starts = winograd.transformed(np.where(mask, weight, 0), isa.outputs)
             self.blocks = blocks = _pointers(self.transformed, starts)
         self.code = LevelCode(

@@ -84,16 +84,19 @@ def transformed(weight: np.ndarray, block: int) -> tuple[np.ndarray, tuple[int, 
     return np.concatenate(padded), tuple(starts.tolist())
 
 
+def suits(kernel: tuple[int, int], stride: int) -> bool:
+    """Whether a layer can be computed this way at all."""
+    return kernel == (TAPS, TAPS) and stride == 1
+
+
 def is_faster(mask: np.ndarray, block: int) -> bool:
     """Whether a layer is computed sooner this way than by adding up the terms of the weights that it keeps.
 
     Args:
-        mask: bool ``[out, in, kh, kw]``.
+        mask: bool ``[out, in, 3, 3]``.
         block: outputs that are computed at once.
     """
-    out_width, in_width, *kernel = mask.shape
-    if kernel != [TAPS, TAPS] or block not in WIDTHS:
-        return False
+    out_width, in_width = mask.shape[:2]
     firsts = range(0, out_width, block)
     computed = sum(width(min(block, out_width - first)) for first in firsts)
     loads = sum(int(mask[first : first + block].any(axis=0).sum()) for first in firsts)
