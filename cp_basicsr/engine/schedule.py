@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def map_schedule(
             for x, vectors, held in _strips(levels[image, tile_row], column_ends, scratch.vectors):
                 cut.append((x, vectors, len(groups), len(held)))
                 for level, members in held:
-                    before = np.cumsum([0, *(count for _, count in members)]).tolist()
+                    before = list(itertools.accumulate((count for _, count in members), initial=0))
                     groups.append((level, len(runs), len(members), before[-1]))
                     runs += [(*member, start) for member, start in zip(members, before[:-1], strict=True)]
             y = top

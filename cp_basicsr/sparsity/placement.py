@@ -39,7 +39,8 @@ class TileGrid:
         """
         rows = _tile_of(height, self.height, self.tile, self.levels.device)
         columns = _tile_of(width, self.width, self.tile, self.levels.device)
-        return self.levels[:, rows][:, :, columns]
+        # Rows last: they are copied whole, where columns are gathered one by one.
+        return self.levels[:, :, columns][:, rows]
 
     def densest(self) -> Tensor:
         """Densest level that each image holds: long ``[B]``; layers that see the whole image run at it."""
@@ -104,7 +105,7 @@ class ImagePlacement(Placement):
             )
         else:
             levels = grid.at(height, width)
-        return levels.repeat_interleave(repeats, dim=0)
+        return levels if repeats == 1 else levels.repeat_interleave(repeats, dim=0)
 
 
 def _spans(height: int, width: int, grid: TileGrid) -> bool:
@@ -134,7 +135,7 @@ class TokenPlacement(Placement):
             raise UnplacedLayerError(
                 f'output {shape} is not one token for each pixel of an image of {grid.height} x {grid.width}'
             )
-        return levels.repeat_interleave(repeats, dim=0)
+        return levels if repeats == 1 else levels.repeat_interleave(repeats, dim=0)
 
 
 @dataclass(frozen=True)
