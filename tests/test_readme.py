@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cp_basicsr.option_files import option_file
+from cp_basicsr.tools.leaderboards.readme import update_readme
 
 ORDER = [
     'Install and run',
@@ -78,6 +79,13 @@ def test_commands_take_the_options_that_are_shown(readme: str, capsys: Any, monk
         known = set(re.findall(r'(?<![\w-])--?[a-z][\w-]*', capsys.readouterr().out))
         for arguments in (arguments for name, arguments in found if name == module):
             assert {word for word in arguments if word.startswith('-')} <= known, (module, arguments)
+
+
+def test_there_is_one_place_for_results(readme: str, tmp_path: Path) -> None:
+    (tmp_path / 'README.md').write_text(readme, encoding='utf-8')
+    (tmp_path / 'results.json').write_text('{"tables": []}')
+    update_readme(tmp_path / 'README.md', [tmp_path / 'results.json'])
+    assert '## Results so far' in (tmp_path / 'README.md').read_text(encoding='utf-8')
 
 
 def test_option_files_that_are_named_are_there(readme: str) -> None:

@@ -19,7 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cp_basicsr import autoload
+from cp_basicsr.archs.state import CheckpointError
+from cp_basicsr.data.errors import DataError
+from cp_basicsr.options import OptionError
 from cp_basicsr.routing.controls import CONTROLS
+from cp_basicsr.routing.policy import BudgetError
 from cp_basicsr.tools.leaderboards.settings import DEFAULT_BUDGETS, PROTOCOLS, Settings
 from cp_basicsr.tools.ranks import place, take_device
 from cp_basicsr.tools.report import write_text
@@ -84,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--results', type=Path, nargs='+', metavar='JSON', help='made of these')
     options = parser.parse_args(arguments)
     if options.readme and options.results:
-        _update_readme(options.readme, options.results)
+        try:
+            _update_readme(options.readme, options.results)
+        except OptionError as error:
+            raise SystemExit(str(error)) from error
         return
     if not options.opt or not options.out:
         parser.error('-opt and --out are needed, or --readme and --results')
@@ -99,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         timed=options.time,
         pages=options.pages,
     )
-    run(options.opt, options.out, settings)
+    try:
+        run(options.opt, options.out, settings)
+    except (BudgetError, CheckpointError, DataError, OptionError) as error:
+        raise SystemExit(str(error)) from error
     if place()[0] == 0:
         sys.stdout.write((options.out / 'results.md').read_text(encoding='utf-8'))
 

@@ -16,7 +16,6 @@ from basicsr.utils import tensor2img
 from leaderboards import run
 from training import training_options, validation_loader
 
-from cp_basicsr.options import OptionError
 from cp_basicsr.tools.leaderboards.published import published_rows
 
 SIZE = (70, 95)  # two rows and three columns of patches, and a rest of 10 and 7 pixels
@@ -74,7 +73,7 @@ def test_images_smaller_than_a_patch_are_named(net: Any, tmp_path: Path) -> None
 
         path = tmp_path / side / 'image1.png'
         cv2.imwrite(str(path), cv2.imread(str(path))[: 30 * scale])
-    with pytest.raises(OptionError, match=r'Image image1 is 96 x 30 lq pixels, smaller than a patch of 32'):
+    with pytest.raises(SystemExit, match=r'Image image1 is 96 x 30 lq pixels, smaller than a patch of 32'):
         run(leaderboards.test_file_options(tmp_path), tmp_path, '--protocol', 'classsr', '--budgets', '0.9')
 
 
