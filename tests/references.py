@@ -76,3 +76,65 @@ def assert_near(output: Tensor, expected: Tensor, magnitudes: Tensor | None = No
         allowed = max(allowed, ROUNDING * float(magnitudes.max()))
     error = float((output.double() - expected.double()).abs().max())
     assert error <= allowed, f'{error:.3g} off, {allowed:.3g} allowed'
+
+
+def budget_crossing(logits: Tensor, costs: Tensor, budget: float) -> float:
+    """The price at which rows of ``softmax(logits - price * costs)`` cost ``budget`` on average."""
+    low, high = -1e5, 1e5
+    for _ in range(100):
+        middle = (low + high) / 2
+        if float(((logits - middle * costs).softmax(dim=1) @ costs).mean()) > budget:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def priced_cross_entropy(logits: Tensor, predicted: Tensor, costs: Tensor, of_all: Tensor | None = None) -> float:
+    """Mean over six budgets of the cross-entropy of predictions with targets, both as they are at the budget's price.
+
+    Args:
+        logits: of the target, ``[n, L]``.
+        predicted: log-probabilities ``[n, L]``.
+        costs: ``[L]``.
+        of_all: logits that the prices are found with; None takes ``logits``.
+    """
+    losses = []
+    for share in (0.1, 0.2, 0.3, 0.4, 0.55, 0.7):
+        budget = float(costs[0] + share * (costs[-1] - costs[0]))
+        price = budget_crossing(logits if of_all is None else of_all, costs, budget)
+        for row, own in zip(logits.double(), predicted.double(), strict=True):
+            weights = [
+                math.exp(float(row[k] - price * costs[k] - (row - price * costs).max())) for k in range(len(costs))
+            ]
+            scores = [
+                math.exp(float(own[k] - price * costs[k] - (own - price * costs).max())) for k in range(len(costs))
+            ]
+            losses.append(
+                -sum(
+                    q / sum(weights) * math.log(max(p / sum(scores), 1e-300))
+                    for q, p in zip(weights, scores, strict=True)
+                )
+            )
+    return sum(losses) / len(losses)
+
+
+def errors_of(gt: Tensor, outputs: list[Tensor], side: int | None) -> list[Tensor]:
+    """Mean squared error of each level on each tile of ``side`` gt pixels of each patch: float64 ``[L, tiles]``."""
+    errors = []
+    for index, image in enumerate(gt):
+        squares = [(output[index] - image).detach().double().square().mean(dim=0) for output in outputs]
+        step = side or max(image.shape[1:])
+        corners = itertools.product(range(0, image.shape[1], step), range(0, image.shape[2], step))
+        errors.append(torch.stack([
+            torch.stack([square[y : y + step, x : x + step].mean() for square in squares]) for y, x in corners
+        ], dim=1))  # fmt: skip
+    return errors
+
+
+def worth_of(errors: Tensor, by_tile: bool, set_mse: float) -> Tensor:
+    """In dB ``[tiles, L]``: the PSNR of a patch routed as a whole, or the picture's by one tile, to first order."""
+    if not by_tile:
+        return -10 * torch.log10(errors.T)
+    scale = (float(errors[-1].mean()) * set_mse) ** 0.5
+    return torch.stack([-10 / math.log(10) * (column - column[-1]) / scale for column in errors.T])

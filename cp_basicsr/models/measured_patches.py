@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class MeasuredPatches:
-    """lq patches in the memory of the CPU, with what each level is worth to each of their tiles.
+    """lq patches in the memory of the CPU, with the error of each of their tiles at each level.
 
     Running all levels costs a hundred times the classifier itself, and a frozen supernet gives the same errors each
     time. 1,600 colour patches of 80 x 80 take 123 MB.
@@ -19,7 +19,7 @@ class MeasuredPatches:
     def __init__(self, wanted: int) -> None:
         self._wanted = wanted
         self._lq: list[Tensor] = []
-        self._psnr: list[Tensor] = []
+        self._mse: list[Tensor] = []
 
     @property
     def complete(self) -> bool:
@@ -27,20 +27,20 @@ class MeasuredPatches:
         return len(self._lq) >= self._wanted
 
     @property
-    def psnr(self) -> Tensor:
+    def mse(self) -> Tensor:
         """Of all patches so far: ``[N, L, rows, columns]``."""
-        return torch.stack(self._psnr)
+        return torch.stack(self._mse)
 
-    def add(self, lq: Tensor, psnr: Tensor) -> None:
+    def add(self, lq: Tensor, mse: Tensor) -> None:
         """Keep a batch; of more patches than are wanted the first.
 
         Args:
             lq: ``[B, C, H, W]`` or ``[B, T, C, H, W]``.
-            psnr: ``[B, L, rows, columns]`` in dB, from :func:`cp_basicsr.routing.patch_psnr`.
+            mse: ``[B, L, rows, columns]``, mean squared error of each tile at each level.
         """
         room = self._wanted - len(self._lq)
         self._lq += lq[:room].cpu().unbind()
-        self._psnr += psnr[:room].cpu().unbind()
+        self._mse += mse[:room].cpu().unbind()
 
     def draw(self, count: int, mirror: bool, turn: bool) -> tuple[Tensor, Tensor]:
         """Random patches, as :meth:`add` takes them.
@@ -52,12 +52,12 @@ class MeasuredPatches:
         """
         drawn = []
         for index in torch.randint(len(self._lq), (count,)).tolist():
-            patch, psnr = self._lq[index], self._psnr[index]
+            patch, mse = self._lq[index], self._mse[index]
             if mirror and torch.rand(()) < 0.5:
-                patch, psnr = patch.flip(-1), psnr.flip(-1)
+                patch, mse = patch.flip(-1), mse.flip(-1)
             if turn:
                 quarters = int(torch.randint(4, ())) * (1 if patch.shape[-1] == patch.shape[-2] else 2)
-                patch, psnr = patch.rot90(quarters, (-2, -1)), psnr.rot90(quarters, (-2, -1))
-            drawn.append((patch, psnr))
-        patches, psnrs = zip(*drawn, strict=True)
-        return torch.stack(patches), torch.stack(psnrs)
+                patch, mse = patch.rot90(quarters, (-2, -1)), mse.rot90(quarters, (-2, -1))
+            drawn.append((patch, mse))
+        patches, errors = zip(*drawn, strict=True)
+        return torch.stack(patches), torch.stack(errors)

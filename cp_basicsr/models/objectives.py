@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cp_basicsr.routing import patch_psnr, tile_mse
-from cp_basicsr.routing.calibration import MAX_ROWS
+from cp_basicsr.losses.across_processes import mean_over_processes
+from cp_basicsr.routing import patch_psnr, tile_mse, tile_worth
 
 from .measured_patches import MeasuredPatches
 from .training_options import ramped
+
+# The mean cost of so many targets is known to about 0.6 % of the dense MACs.
+MAX_ROWS = 4096
 
 if TYPE_CHECKING:
     from .class_pruning_model import ClassPruningModel
@@ -78,25 +81,22 @@ class Objectives:
 
     @torch.no_grad()
     def _measured_batch(self) -> tuple[Tensor, Tensor | None]:
-        """lq patches and their target ``[n, L]``: the batch, on which all levels are run, until ``classifier_patches``
-        have been measured; from then on random ones of those, and no level is run.
+        """lq patches and their target, log-probabilities ``[n, L]``: the batch, on which all levels are run, until
+        ``classifier_patches`` have been measured; from then on random ones of those, and no level is run.
         """
         model = self.model
-        criterion = model.criteria.get('oracle')
-        if criterion is None:
+        if 'oracle' not in model.criteria:
             return model.lq, None
         if self._measured is None:  # also after a resume in the middle of the stage
             self._measured = MeasuredPatches(-(-model.training_options.classifier_patches // model.opt['world_size']))
-        costs = self._costs()
         if self._measured.complete:
-            lq, psnr = self._measured.draw(len(model.lq), *self._augmentations())
+            lq, mse = self._measured.draw(len(model.lq), *self._augmentations())
         else:
             outputs, _ = model.net(model.lq, each_level=range(len(model.net.levels)))
-            lq, psnr = model.lq, self._psnr(outputs)
-            self._measured.add(lq, psnr)
-            every = _rows(self._measured.psnr)
-            self._eta = criterion.price(every[:: -(-len(every) // MAX_ROWS)], costs, self._budget(costs))
-        return lq.to(model.device), criterion.target(_rows(psnr), costs, self._eta)
+            lq, mse = model.lq, self._errors(outputs)
+            self._measured.add(lq, mse)
+            self._set_prices(self._measured.mse)
+        return lq.to(model.device), self._target(mse)
 
     def _augmentations(self) -> tuple[bool, bool]:
         """Whether the training dataset mirrors and turns its patches."""
@@ -118,7 +118,13 @@ class Objectives:
         choice = hard + probs - probs.detach()
         chosen = sum(self._on_pixels(choice[:, k], outputs[k]) * outputs[k] for k in levels)
         losses = self._restoration(chosen, model.gt, 'chosen')
-        losses |= self._oracle(log_probs, self._target(outputs)) | self._auxiliary(log_probs, 1.0, 1.0)
+        if 'oracle' in model.criteria:
+            errors = self._errors(outputs).detach()
+            self._set_prices(errors)
+            losses |= self._oracle(log_probs, self._target(errors))
+        else:
+            losses |= self._oracle(log_probs, None)
+        losses |= self._auxiliary(log_probs, 1.0, 1.0)
         weight = model.training_options.joint_supernet_weight
         return losses | {name: weight * loss for name, loss in self._sandwich(outputs).items()}
 
@@ -148,29 +154,39 @@ class Objectives:
 
     def _oracle(self, log_probs: Tensor, target: Tensor | None) -> dict[str, Tensor]:
         """Cross-entropy with the measured target; what both choose is observed for the log."""
-        target = None if target is None else target.to(log_probs)
         self._observe(log_probs, target)
-        return {} if target is None else {'l_oracle': self.model.criteria['oracle'](_rows(log_probs), target)}
+        if target is None:
+            return {}
+        target = target.to(log_probs.device)
+        return {'l_oracle': self.model.criteria['oracle'](_rows(log_probs), target, self._costs(), self._pricing)}
 
-    @torch.no_grad()
-    def _target(self, outputs: dict[int, Tensor]) -> Tensor | None:
-        """The measured soft oracle ``[n, L]`` of the batch alone; None without an oracle loss."""
-        criterion = self.model.criteria.get('oracle')
-        if criterion is None:
-            return None
-        costs = self._costs()
-        psnr = _rows(self._psnr(outputs))
-        return criterion.target(psnr, costs, criterion.price(psnr, costs, self._budget(costs)))
-
-    def _psnr(self, outputs: dict[int, Tensor]) -> Tensor:
-        """What each level is worth to each tile of the batch, in dB: ``[B, L, rows, columns]``."""
+    def _errors(self, outputs: dict[int, Tensor]) -> Tensor:
+        """Mean squared error of each tile at each level on the batch: float64 ``[B, L, rows, columns]``."""
         model = self.model
         tile = model.training_tile()
         scale = model.gt.shape[-1] // model.lq.shape[-1]
         side = max(model.gt.shape[-2:]) if tile is None else tile * scale
         # The frames of a video count as channels.
         mse = [tile_mse(outputs[level].flatten(1, -3), model.gt.flatten(1, -3), side) for level in sorted(outputs)]
-        return patch_psnr(torch.stack(mse, dim=1))
+        return torch.stack(mse, dim=1).double()
+
+    def _set_prices(self, mse: Tensor) -> None:
+        """Learn from the errors of a set of patches, the same number in each process, what errors and MACs cost."""
+        self._set_mse = float(mean_over_processes(mse[:, -1].mean()))
+        worth, costs = _rows(self._worth(mse)), self._costs()
+        budget = self.model.trained_budget()
+        criterion = self.model.criteria['oracle']
+        self._pricing = criterion.pricing(
+            worth[:: -(-len(worth) // MAX_ROWS)], costs, float(costs.mean()) if budget is None else budget
+        )
+
+    def _target(self, mse: Tensor) -> Tensor:
+        """The measured soft oracle of patches with these errors: log-probabilities ``[n, L]``."""
+        return self.model.criteria['oracle'].target(_rows(self._worth(mse)), self._costs(), self._pricing)
+
+    def _worth(self, mse: Tensor) -> Tensor:
+        """What each level is worth to each tile, in dB."""
+        return patch_psnr(mse) if self.model.training_tile() is None else tile_worth(mse, self._set_mse)
 
     def _auxiliary(self, log_probs: Tensor, budget_weight: float, confidence_weight: float) -> dict[str, Tensor]:
         costs = self._costs()
@@ -180,11 +196,6 @@ class Objectives:
             for name, weight in weights.items()
             if name in self.model.criteria
         }
-
-    def _budget(self, costs: Tensor) -> float:
-        """The budget of the run: the budget loss's target, else the mean cost of the levels."""
-        target = self.model.trained_budget()
-        return float(costs.mean()) if target is None else target
 
     def _costs(self) -> Tensor:
         """Share of the dense MACs of each level on a training patch, classifier included: float64 ``[L]``."""

@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.archs.edsr_arch import EDSR
 from basicsr.archs.swinir_arch import SwinIR
 
-from cp_basicsr.archs.difficulty_classifier_arch import CENTRE, GAIN, DifficultyClassifier
+from cp_basicsr.archs.difficulty_classifier_arch import DifficultyClassifier, TileStatistics
 from cp_basicsr.sparsity import trace_macs
 
 
@@ -52,12 +54,11 @@ def test_one_prediction_for_a_whole_image(size):
 
 @pytest.mark.parametrize('tile', [4, 8, 12, 16])
 def test_a_tile_far_from_borders_is_predicted_as_in_a_larger_image(tile):
-    net, step = classifier(), 48  # a multiple of every tile and of the cells of 8 pixels
+    net, step = classifier(), 48  # a multiple of every tile
     image = torch.rand(1, 3, 192, 192)
     part = image[..., step : step + 144, step : step + 144]
     whole, own = net(image, tile), net(part, tile)
-    # 1 + 2 + 4 features of 8 pixels and 1 of 4 around a cell: 44 pixels see past its edge at most.
-    reach, shift = -(-44 // tile), step // tile
+    reach, shift = 2, step // tile  # its neighbour, and that one's neighbour by the 3 pixels that filters see beyond
     inner = slice(reach, own.shape[-1] - reach)
     there = slice(reach + shift, own.shape[-1] - reach + shift)
     assert own[..., inner, inner].numel()
@@ -78,13 +79,37 @@ def test_images_of_a_batch_are_predicted_apart():
         torch.testing.assert_close(together[b : b + 1], net(batch[b : b + 1], 8), rtol=1e-4, atol=1e-6)
 
 
-def test_a_tile_is_predicted_by_its_own_cells():
-    """Tiles of 8 are the cells themselves; a tile of 16 pools the features of four."""
-    net, image = classifier(), torch.rand(1, 3, 32, 32)
-    features = net.features((image - CENTRE) * GAIN)
-    torch.testing.assert_close(net(image, 8), net.head(features))
-    pooled = features.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-2, -1))
-    torch.testing.assert_close(net(image, 16), net.head(pooled))
+def test_statistics_of_a_tile_by_loops():
+    """The first and the coarse Laplacian's of one inner tile, pixel by pixel."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 24, 24)
+    statistics = TileStatistics()(image, 8)
+    assert statistics.shape == (1, TileStatistics.width, 3, 3)
+    gray = 4 * image[0].double().mean(dim=0)
+    inner = range(8, 16)
+    assert statistics[0, 0, 1, 1].item() == pytest.approx(
+        sum(float(gray[y, x]) for y in inner for x in inner) / 64 - 2, rel=1e-4
+    )
+    smooth = (gray[:-1, :-1] + gray[1:, :-1] + gray[:-1, 1:] + gray[1:, 1:]) / 4
+    for first, plane, spread in ((1, gray, 1), (19, smooth, 2)):
+        around = ((spread, 0), (-spread, 0), (0, spread), (0, -spread))
+        values = [
+            abs(sum(float(plane[y + dy, x + dx]) for dy, dx in around) - 4 * float(plane[y, x]))
+            for y in inner
+            for x in inner
+        ]
+        expected = [
+            math.log(sum(values) / 64 + 3e-3) + 2,
+            math.log(sum(value**2 for value in values) / 64 + 9e-6) / 2 + 1.5,
+            math.log(max(values) + 3e-3),
+        ]
+        found = [statistics[0, first + 6 * kind, 1, 1].item() for kind in range(3)]
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_whole_image_is_one_tile():
+    net, image = classifier(), torch.rand(2, 3, 24, 24)
+    torch.testing.assert_close(net(image), net(image, 24))
 
 
 def test_it_is_built_by_name():

@@ -1,11 +1,11 @@
-import math
-
 import pytest
 import torch
 from basicsr.losses import build_loss
+from references import priced_cross_entropy
 
+from cp_basicsr.losses.routing_loss import SPAN_SHARES
 from cp_basicsr.options import OptionError
-from cp_basicsr.routing import price_psnr, soft_oracle
+from cp_basicsr.routing import price_psnr
 
 # Three predictions over three levels, and what the levels cost.
 PROBS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.0, 0.0, 1.0]])
@@ -51,26 +51,44 @@ def test_confidence_loss_sharpens_a_prediction():
     assert moved.max() > logits.softmax(dim=1).max()
 
 
-def test_soft_oracle_loss_is_the_cross_entropy():
-    target = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
-    expected = -(math.log(0.5) + 0.5 * math.log(0.2) + 0.5 * math.log(0.7)) / 2
-    own = log_probs()
-    value = loss('SoftOracleLoss', loss_weight=3.0)(own[:2], target)
-    assert value.item() == pytest.approx(3 * expected)
+def test_soft_oracle_loss_is_the_cross_entropy_at_the_prices_of_six_budgets():
+    psnr = torch.tensor([[30.0, 30.5, 30.6], [25.0, 27.0, 29.0], [28.0, 28.1, 28.3]], dtype=torch.float64)
+    criterion = loss('SoftOracleLoss', tau=0.2, eta=0.3, loss_weight=3.0)
+    pricing = criterion.pricing(psnr, COSTS, 0.6)
+    target = criterion.target(psnr, COSTS, pricing)
+    own = PROBS.clamp_min(1e-3).log().log_softmax(dim=1).requires_grad_()
+    value = criterion(own, target, COSTS, pricing)
+    logits = (0.3 * psnr - COSTS) / 0.2
+    assert value.item() == pytest.approx(3 * priced_cross_entropy(logits, own.detach(), COSTS), rel=1e-4)
     value.backward()
-    torch.testing.assert_close(own.grad[:2], -3 * target / 2)
+    assert torch.isfinite(own.grad).all() and own.grad.abs().max() > 0
+
+
+def test_a_prediction_equal_to_its_target_has_no_gradient():
+    psnr = torch.tensor([[30.0, 30.5, 30.6], [25.0, 27.0, 29.0]], dtype=torch.float64)
+    criterion = loss('SoftOracleLoss')
+    pricing = criterion.pricing(psnr, COSTS, 0.6)
+    target = criterion.target(psnr, COSTS, pricing)
+    logits = target.clone().requires_grad_()
+    criterion(logits.log_softmax(dim=1), target, COSTS, pricing).backward()
+    assert logits.grad.abs().max() < 1e-9
 
 
 def test_soft_oracle_targets_take_eta_or_solve_it_for_the_budget():
     psnr = torch.tensor([[30.0, 30.5, 30.6], [25.0, 27.0, 29.0]])
     costs = COSTS.float()
     given = loss('SoftOracleLoss', tau=0.2, eta=0.3)
-    assert given.price(psnr, COSTS, 0.6) == 0.3
-    torch.testing.assert_close(given.target(psnr, COSTS, 0.3), ((0.3 * psnr - costs) / 0.2).softmax(dim=1))
+    pricing = given.pricing(psnr, COSTS, 0.6)
+    assert pricing.eta == 0.3
+    torch.testing.assert_close(given.target(psnr, COSTS, pricing).exp(), ((0.3 * psnr - costs) / 0.2).softmax(dim=1))
     free = loss('SoftOracleLoss', tau=0.2)
-    solved = free.target(psnr, COSTS, free.price(psnr, COSTS, 0.6))
-    torch.testing.assert_close(solved, soft_oracle(psnr, costs, price_psnr(psnr, costs, 0.6, 0.2), 0.2))
-    assert (solved @ costs).mean().item() == pytest.approx(0.6, abs=1e-3)
+    solved = free.pricing(psnr, COSTS, 0.6)
+    assert solved.eta == pytest.approx(price_psnr(psnr, costs, 0.6, 0.2))
+    target = free.target(psnr, COSTS, solved)
+    assert (target.exp() @ costs).mean().item() == pytest.approx(0.6, abs=1e-3)
+    for share, price in zip(SPAN_SHARES, solved.prices, strict=True):
+        at_this = (target.double() - price * COSTS).softmax(dim=1)
+        assert (at_this @ COSTS).mean().item() == pytest.approx(0.25 + 0.75 * share, abs=1e-3)
 
 
 def classsr_class_loss(probs):

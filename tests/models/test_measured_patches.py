@@ -1,11 +1,11 @@
 """The classifier stage runs all levels on its first patches, then learns from those alone."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from references import errors_of, priced_cross_entropy, worth_of
 from torch import Tensor
 from training import batch_of, build, train, training_options
 
@@ -67,41 +67,21 @@ def test_later_steps_learn_the_target_of_the_patches_they_draw(tile: int | None,
     patches = [(batch['lq'][i], batch['gt'][i]) for batch in map(batch_of, (1, 2)) for i in range(4)]
     plain = [net.bake(level) for level in range(3)]
 
-    @torch.no_grad()
-    def worths_of(lq: Tensor, gt: Tensor) -> list[Tensor]:
-        errors = [(network(lq[None])[0] - gt).square().mean(dim=0).double() for network in plain]
-        side = gt.shape[-1] if tile is None else 2 * tile
-        places = list(itertools.product(range(0, gt.shape[-2], side), range(0, gt.shape[-1], side)))
-        mses = [[error[y : y + side, x : x + side].mean() for y, x in places] for error in errors]
-        dense = mses[-1]
-        return [
-            torch.stack(
-                [
-                    -10 * len(places) * torch.log10((sum(dense) - dense[place] + mses[k][place]) / len(places))
-                    for k in range(3)
-                ]
-            )
-            for place in range(len(places))
-        ]
-
-    worths = [worths_of(*patch) for patch in patches]
-
-    def expected_cost(eta: float) -> float:
-        rows = torch.stack([row for patch in worths for row in patch])
-        return float((((eta * rows - costs) / tau).softmax(dim=1) @ costs).mean())
-
+    errors = [errors_of(gt[None], [network(lq[None]) for network in plain], tile and 2 * tile)[0] for lq, gt in patches]
+    set_mse = float(sum(each[-1].mean() for each in errors) / len(errors))
+    worths = [worth_of(each, bool(tile), set_mse) for each in errors]
+    rows = torch.cat(worths)
     low, high = 1e-3, 1e3
     for _ in range(60):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if expected_cost(middle) < budget else (low, middle)
-    losses = []
-    for patch in seen[3]:
-        (index,) = [index for index, (lq, _) in enumerate(patches) if torch.equal(lq, patch)]
-        with torch.no_grad():
-            log_probs = net.predict(patch[None], tile)[0].flatten(1).T
-        for row, own in zip(worths[index], log_probs, strict=True):
-            losses.append(-(((low * row - costs) / tau).softmax(dim=0) * own).sum())
-    assert model.log_dict['l_oracle'] == pytest.approx(float(torch.stack(losses).mean()), rel=2e-3)
+        spent = float((((middle * rows - costs) / tau).softmax(dim=1) @ costs).mean())
+        low, high = (middle, high) if spent < budget else (low, middle)
+    logits = [(low * each - costs) / tau for each in worths]
+    drawn = [index for patch in seen[3] for index, (lq, _) in enumerate(patches) if torch.equal(lq, patch)]
+    with torch.no_grad():
+        own = torch.cat([log_probs.flatten(1).T for log_probs in net.predict(seen[3], tile)])
+    expected = priced_cross_entropy(torch.cat([logits[index] for index in drawn]), own, costs, torch.cat(logits))
+    assert model.log_dict['l_oracle'] == pytest.approx(expected, rel=2e-3)
 
 
 def test_patches_are_turned_as_the_dataset_turns_them_and_their_tiles_with_them() -> None:
@@ -111,9 +91,9 @@ def test_patches_are_turned_as_the_dataset_turns_them_and_their_tiles_with_them(
     measured.add(numbers.repeat_interleave(4, 2).repeat_interleave(4, 3), numbers)
     torch.manual_seed(0)
     for mirror, turn, most in ((False, False, 1), (True, False, 2), (False, True, 4), (True, True, 8)):
-        lq, psnr = measured.draw(300, mirror, turn)
-        assert torch.equal(lq[..., ::4, ::4], psnr)
-        assert len({tuple(tiles.flatten().tolist()) for tiles in psnr}) == 6 * most
+        lq, mse = measured.draw(300, mirror, turn)
+        assert torch.equal(lq[..., ::4, ::4], mse)
+        assert len({tuple(tiles.flatten().tolist()) for tiles in mse}) == 6 * most
 
 
 def test_patches_that_are_not_square_keep_their_shape() -> None:
@@ -121,8 +101,8 @@ def test_patches_that_are_not_square_keep_their_shape() -> None:
     measured = MeasuredPatches(1)
     measured.add(numbers, numbers)
     torch.manual_seed(0)
-    lq, psnr = measured.draw(100, mirror=True, turn=True)
-    assert lq.shape == (100, 1, 2, 3) and torch.equal(lq, psnr)
+    lq, mse = measured.draw(100, mirror=True, turn=True)
+    assert lq.shape == (100, 1, 2, 3) and torch.equal(lq, mse)
     assert len({tuple(patch.flatten().tolist()) for patch in lq}) == 4
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from references import errors_of, priced_cross_entropy, worth_of
 from torch import Tensor
 from training import Batch, batch_of, build, half_dark_batch_of, train, training_options
 
@@ -108,7 +109,10 @@ def test_two_levels_have_nothing_between(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('tile', [TILE, None])
 def test_the_classifier_s_target_is_the_measured_soft_oracle(tile: int | None, tmp_path: Path) -> None:
-    """CE(q, P), q = softmax((eta PSNR_k - cost_k) / tau) for each tile, with the auxiliary losses, all by loops."""
+    """CE(q, P), q = softmax((eta PSNR_k - cost_k) / tau) for each tile, with the auxiliary losses, all by loops.
+
+    The errors are measured against those of all batches of the stage: this is its second.
+    """
     tau, eta, target = 0.2, 0.05, 0.6
     options = training_options(tmp_path, oracle_opt={'type': 'SoftOracleLoss', 'tau': tau, 'eta': eta})
     options['train'] |= {'ramp': {'budget': [0, 0.5], 'confidence': [0.5, 1.0]}}
@@ -117,34 +121,35 @@ def test_the_classifier_s_target_is_the_measured_soft_oracle(tile: int | None, t
     train(model, 1, 3)
     data = batch_of(4)
     net = model.net
-    outputs = baked_outputs(model, data['lq'])
     shape = data['lq'].shape[1:]
     costs = net.costs(shape) + net.classifier_macs(shape, tile) / net.macs(shape).dense
     with torch.no_grad():
         probabilities = net.predict(data['lq'], tile).exp().double()
 
-    cross_entropy, expected_cost, undecided, wins, favourites = [], [], [], [0, 0, 0], [0, 0, 0]
-    for index in range(len(data['lq'])):
-        images = [outputs[level][index] for level in range(3)]
-        gt_tiles = tiles_of(data['gt'][index]) if tile else [data['gt'][index]]
-        level_tiles = [tiles_of(image) if tile else [image] for image in images]
-        mses = [[(tiles[place] - gt).square().mean() for place, gt in enumerate(gt_tiles)] for tiles in level_tiles]
-        count = len(gt_tiles)
-        for place in range(count):
-            with_level = [(sum(mses[2]) - mses[2][place] + mses[k][place]) / count for k in range(3)]
-            psnr = [-10 * count * torch.log10(mse) for mse in with_level]
-            q = torch.stack([(eta * psnr[k] - costs[k]) / tau for k in range(3)]).softmax(0)
-            p = probabilities[index].flatten(1)[:, place]
-            cross_entropy.append(-(q * p.log()).sum())
-            expected_cost.append((p * costs).sum())
-            undecided.append(2 - (p[0] - p[1]).abs() - (p[0] - p[2]).abs() - (p[1] - p[2]).abs())
-            wins[int(p.argmax())] += 1
-            favourites[int(q.argmax())] += 1
+    before = batch_of(3)
+    errors = [
+        (images, errors_of(images['gt'], baked_outputs(model, images['lq']), tile and PIXELS))
+        for images in (before, data)
+    ]
+    dense = [patch[-1].mean() for _, patches in errors for patch in patches]
+    set_mse = float(sum(dense) / len(dense))
+    logits = [(eta * worth_of(patch, bool(tile), set_mse) - costs) / tau for _, patches in errors for patch in patches]
+    of_all = torch.cat(logits)
+    own = torch.cat([probabilities[index].flatten(1).T.log() for index in range(len(data['lq']))])
+    of_this = torch.cat(logits[len(before['lq']) :])
+
+    expected_cost, undecided, wins, favourites = [], [], [0, 0, 0], [0, 0, 0]
+    for q, log_p in zip(of_this, own, strict=True):
+        p = log_p.exp()
+        expected_cost.append((p * costs).sum())
+        undecided.append(2 - (p[0] - p[1]).abs() - (p[0] - p[2]).abs() - (p[1] - p[2]).abs())
+        wins[int(p.argmax())] += 1
+        favourites[int(q.argmax())] += 1
 
     mean_cost = torch.stack(expected_cost).mean()
     count = len(expected_cost)
     expected = {
-        'l_oracle': torch.stack(cross_entropy).mean(),
+        'l_oracle': priced_cross_entropy(of_this, own, costs, of_all),
         'l_budget': (mean_cost - target).abs() / target,  # at progress 0.5 the budget's ramp is over
         'l_confidence': 0.1 * 0.0 * torch.stack(undecided).mean(),  # and the other begins
         'expected_cost': mean_cost,
@@ -166,7 +171,9 @@ def test_without_eta_the_target_itself_spends_the_budget(tmp_path: Path) -> None
     data = batch_of(4)
     outputs = {level: output for level, output in enumerate(baked_outputs(model, data['lq']))}
     model.feed_data(data)
-    target = model.objectives._target(outputs)
+    errors = model.objectives._errors(outputs)
+    model.objectives._set_prices(errors)
+    target = model.objectives._target(errors).exp()
     shape = data['lq'].shape[1:]
     costs = model.net.costs(shape) + model.net.classifier_macs(shape, TILE) / model.net.macs(shape).dense
     assert float((target.double() @ costs).mean()) == pytest.approx(0.5, abs=1e-3)

@@ -166,7 +166,7 @@ def test_the_ema_is_what_is_validated(folder: Path) -> None:
     model.test()
     with torch.no_grad():
         assert torch.equal(model.output, model.net_g_ema.eval()(data['lq']))
-        assert not torch.allclose(model.output, model.net.eval()(data['lq']), rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(model.output, model.net.eval()(data['lq']), rtol=1e-5, atol=1e-5)
 
 
 def test_tensorboard_gets_scalars_and_the_level_map(folder: Path) -> None:
@@ -246,7 +246,7 @@ def test_validation_without_metrics_and_without_gt(folder: Path, log: list[str])
     )  # fmt: skip
     model.validation(loader, 'tiny', None, save_img=True)
     assert len(list(Path(options['path']['visualization'], 'single').iterdir())) == 2
-    assert sum(usage(log, 'single')[1]) == pytest.approx(1)
+    assert sum(usage(log, 'single')[1]) == pytest.approx(1, abs=2e-3)  # of shares rounded to 0.1 %
 
 
 def test_other_models_do_not_count_macs(folder: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cp_basicsr.routing import patch_psnr, price_psnr, soft_oracle, tile_mse
+from cp_basicsr.routing import at_price, patch_psnr, price_cost, price_psnr, soft_oracle, tile_mse, tile_worth
 
 COSTS = torch.tensor([0.25, 0.5, 1.0])
 
@@ -46,9 +46,37 @@ def test_the_same_gain_in_error_is_worth_the_same_on_a_smooth_and_a_textured_til
     assert gain[0].item() == pytest.approx(gain[1].item(), rel=1e-3)
 
 
+def test_what_a_level_is_worth_to_a_picture_by_literal_numbers():
+    """The patch's dense error is 0.002, that of the set 0.008: their geometric mean is 0.004."""
+    mse = torch.tensor([[[[0.005, 0.004]], [[0.003, 0.001]]]], dtype=torch.float64)
+    worth = tile_worth(mse, 0.008)
+    decibel = 10 / math.log(10)
+    assert worth.flatten().tolist() == pytest.approx([-decibel * 0.5, -decibel * 0.75, 0, 0])
+    assert torch.isfinite(tile_worth(torch.zeros(1, 2, 1, 1), 0.0)).all()
+
+
+def test_a_price_by_hand_and_the_price_of_a_budget():
+    log_probs = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], dtype=torch.float64).log()
+    for row, before in zip(
+        at_price(log_probs, COSTS.double(), 2.0).exp(), [[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], strict=True
+    ):
+        weights = [p * math.exp(-2 * c) for p, c in zip(before, COSTS.tolist(), strict=True)]
+        assert row.tolist() == pytest.approx([weight / sum(weights) for weight in weights])
+    for budget in (0.3, 0.5, 0.9):
+        price = price_cost(log_probs, COSTS.double(), budget)
+        assert (at_price(log_probs, COSTS.double(), price).exp() @ COSTS.double()).mean().item() == pytest.approx(
+            budget, abs=1e-4
+        )
+
+
+def test_log_probabilities_of_extreme_tiles_do_not_underflow():
+    psnr = torch.tensor([[0.0, 1e4, 2e4]])
+    assert torch.isfinite(soft_oracle(psnr, COSTS, eta=1.0, tau=0.1)).all()
+
+
 def test_the_soft_oracle_by_hand():
     psnr = torch.tensor([[30.0, 31.0, 31.5], [30.0, 30.0, 30.0]])
-    soft = soft_oracle(psnr, COSTS, eta=0.2, tau=0.1)
+    soft = soft_oracle(psnr, COSTS, eta=0.2, tau=0.1).exp()
     for row, values in enumerate(psnr.tolist()):
         weights = [
             math.exp((0.2 * value - cost) / 0.1 - 60) for value, cost in zip(values, COSTS.tolist(), strict=True)
@@ -64,7 +92,7 @@ def test_the_price_of_a_decibel_meets_the_budget(budget, tau):
     gains = torch.rand(500, 2, generator=generator) * torch.rand(500, 1, generator=generator)
     psnr = 30 + torch.cat([torch.zeros(500, 1), gains.cumsum(dim=1)], dim=1)
     eta = price_psnr(psnr, COSTS, budget, tau)
-    assert (soft_oracle(psnr, COSTS, eta, tau) @ COSTS).mean().item() == pytest.approx(budget, abs=2e-3)
+    assert (soft_oracle(psnr, COSTS, eta, tau).exp() @ COSTS).mean().item() == pytest.approx(budget, abs=2e-3)
 
 
 def test_where_no_price_meets_the_budget_the_nearest_is_taken():
