@@ -14,6 +14,7 @@ LARGEST = {torch.uint8: 255, torch.uint16: 65535}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Noise may carry floats out of [0, 1]; values as far out as these come from another range, such as 0 to 255.
 FARTHEST = (-3.0, 4.0)
+ROWS_AT_ONCE = 1024  # pictures may fill half of the memory; they are not copied as a whole
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601, as PIL and OpenCV turn colour to gray
 
 
@@ -69,13 +70,17 @@ def from_planes(planes: Planes, like: Picture) -> Picture:
     """Put planes together to a picture of the kind, type and axes of ``like``; values are cut off at [0, 1]."""
     pixels = planes.colour if planes.alpha is None else torch.cat([planes.colour, planes.alpha], dim=1)
     dtype = like.dtype if isinstance(like, Tensor) else torch.from_numpy(np.empty(0, _native(like))).dtype
-    pixels = pixels.clamp(0, 1)
-    if dtype in LARGEST:
-        pixels = pixels.mul_(LARGEST[dtype]).round_()
-    pixels = pixels.to(dtype)
+    pixels = torch.cat([_as_type(rows, dtype) for rows in pixels.split(ROWS_AT_ONCE, dim=-2)], dim=-2)
     if isinstance(like, Tensor):
         return (pixels if like.dim() == 4 else pixels[0]).to(like.device)
     return pixels[0, 0].cpu().numpy() if like.ndim == 2 else pixels[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _as_type(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    pixels = pixels.clamp(0, 1)
+    if dtype in LARGEST:
+        pixels.mul_(LARGEST[dtype]).round_()
+    return pixels.to(dtype)
 
 
 def luma(pixels: Tensor) -> Tensor:

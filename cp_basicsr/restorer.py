@@ -148,7 +148,7 @@ class Restorer:
         parts = self._restore_colour(planes.colour, choice)
         levels = torch.stack([part.levels for part in parts]).amax(dim=0).cpu().numpy()
         tile_side = parts[0].tile_side
-        colour, alpha = torch.cat([part.image for part in parts], dim=1), planes.alpha
+        colour, alpha = _joined([part.image for part in parts]), planes.alpha
         if alpha is not None and self.scale > 1:
             if bool((alpha == alpha[:1, :, :1, :1]).all()):
                 alpha = alpha[:1, :, :1, :1].expand(len(colour), 1, *colour.shape[-2:])
@@ -249,6 +249,11 @@ class Restorer:
             self._own_bytes = resident_bytes() if x.device.type == 'cpu' else 0
         values = x.numel() * (1 + self.scale**2)
         return max(int(self.memory * GIB) - self._own_bytes - RESERVE - BYTES_PER_VALUE * values, LEAST_LIMIT)
+
+
+def _joined(channels: Sequence[Tensor]) -> Tensor:
+    """Along the channels; one alone is not copied, large as it may be."""
+    return channels[0] if len(channels) == 1 else torch.cat(list(channels), dim=1)
 
 
 def _check_overlap(overlap: int, tile: int | None, level: int | None) -> None:

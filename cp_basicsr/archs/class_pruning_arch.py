@@ -32,7 +32,7 @@ from .adapters import (
 )
 from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
 from .state import describe, load_any_state
-from .strips import Footprint, padded_halo
+from .strips import Footprint, padded_halo, predict_strips
 from .swinir_maps import on_maps
 from .tiled import cut_costs
 
@@ -180,7 +180,10 @@ class ClassPruningNet(nn.Module):
     def predict(self, x: Tensor, tile: int | None) -> Tensor:
         """Log-probabilities of the levels ``[B, L, rows, columns]``; frames of a video are averaged."""
         frames = x.flatten(0, 1) if x.dim() == 5 else x
-        logits = self.classifier(frames, tile)
+        if tile is None or torch.is_grad_enabled():
+            logits = self.classifier(frames, tile)
+        else:
+            logits = predict_strips(functools.partial(self.classifier, tile=tile), frames, tile)
         if x.dim() == 5:
             logits = logits.unflatten(0, x.shape[:2]).mean(dim=1)
         return logits.log_softmax(dim=1)

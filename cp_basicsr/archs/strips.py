@@ -6,6 +6,7 @@ A strip's own rows are what the whole image gives; only networks that depend on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 LIMIT = 7 * 2**29  # bytes of feature maps at once; EDSR-baseline restores 3840 x 2160 pixels within it
 WORTH_ASKING = LIMIT / (512 * 512)  # bytes for each lq pixel; no architecture of BasicSR's comes near so many
 FARTHEST = 256  # lq rows; strips of networks that reach further would be mostly halo
+PREDICTED_AT_ONCE = 2**22  # lq pixels; the classifier's maps of so many take a few hundred MiB
+PREDICTION_HALO = 128  # lq rows above and below that a prediction depends on, at most
+PREDICTION_STEP = 8  # lq rows: strides of the classifier
 HALVINGS = 4  # of a network's maps, at most; deeper pyramids should say what their inputs must be multiples of
 SAME = 1e-4  # of the largest output: how far outputs of a moved image may be from the moved outputs
 
@@ -146,6 +150,26 @@ def restore_strips(
         output[..., top * scale : bottom * scale, :] = strip[..., (top - first) * scale : (bottom - first) * scale, :]
         total += macs
     return output, total
+
+
+def predict_strips(run: Callable[[Tensor], Tensor], x: Tensor, tile: int) -> Tensor:
+    """Predictions for the tiles of images of any size, which are the same as for the whole image at once.
+
+    Args:
+        run: gives the logits ``[B, L, ceil(H / tile), ceil(W / tile)]`` of a strip.
+        x: ``[B, C, H, W]``.
+        tile: side of a tile in lq pixels.
+    """
+    step = math.lcm(tile, PREDICTION_STEP)
+    rows = max(PREDICTED_AT_ONCE // (x.shape[0] * x.shape[-1] * step), 1) * step
+    if rows >= x.shape[-2]:
+        return run(x)
+    strips = Strips(rows, padded_halo(PREDICTION_HALO, step), step)
+    parts = [
+        run(x[..., first:last, :])[..., (top - first) // tile : -(-(bottom - first) // tile), :]
+        for first, last, top, bottom in strips.windows(x.shape[-2])
+    ]
+    return torch.cat(parts, dim=-2)
 
 
 def _side(net: ClassPruningNet) -> int:

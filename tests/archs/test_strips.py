@@ -11,6 +11,7 @@ from references import assert_near
 from torch import nn
 from torch.nn import functional as F
 
+from cp_basicsr.archs import strips
 from cp_basicsr.archs.restoring import restore_by_map
 from cp_basicsr.archs.strips import WholeImageError, planned_strips
 from cp_basicsr.engine import winograd
@@ -186,3 +187,20 @@ def test_the_user_sees_how_far_it_is(capsys):
     with torch.no_grad():
         net(large('SRVGGNetCompact'), level=0)
     assert 'strips:' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('tile', [8, 16, 12])
+@torch.no_grad()
+def test_predictions_in_strips_are_those_of_the_whole_image(tile, monkeypatch):
+    """Noise above and below a flat part, so that what a prediction depends on shows; rows that fill no tile."""
+    net = IMAGE_CASES['SRVGGNetCompact'].net()
+    x = torch.rand(2, 3, 901, 40, generator=torch.Generator().manual_seed(0))
+    x[..., 300:500, :] = 0.5
+    whole = net.predict(x, tile)
+    seen, classifier = [], net.classifier.forward
+    monkeypatch.setattr(net.classifier, 'forward', lambda x, tile: seen.append(x.shape[-2]) or classifier(x, tile))
+    monkeypatch.setattr(strips, 'PREDICTED_AT_ONCE', 96 * 2 * 40)
+    found = net.predict(x, tile)
+    assert len(seen) > 5 and max(seen) < 500, 'in strips, with their halos'
+    assert found.shape == whole.shape == (2, 3, -(-901 // tile), -(-40 // tile))
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
