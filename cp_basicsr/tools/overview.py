@@ -155,7 +155,7 @@ def draw(out: Path, table: Table, shown: Shown, plain: float) -> None:
     plots.draw_quality(axes[2], table, plots.seconds_of, 'seconds for one photograph')
     dense = table.rows[0].quality[table.headline]
     axes[2].plot([plain], [dense], marker='*', markersize=12, linestyle='', color='tab:red', label='dense in PyTorch')
-    axes[2].legend(fontsize='small', loc='lower right')
+    axes[2].legend(fontsize='small', loc='center left')
     best = max(row.quality[table.headline] for row in table.rows)
     axes[2].set(title=f'{table.dataset}, {table.images} photographs', ylim=(best - SHOWN_RANGE, best + 0.15))
     for panel in axes:
