@@ -216,7 +216,7 @@ def test_markdown_json_and_readme(tmp_path: Path) -> None:
     command = ['--readme', str(readme), '--results', str(results)]
     leaderboard.main(command)
     text = readme.read_text()
-    assert text.startswith('# Title\n\n<!-- results: begin -->\n### Set5 x2\n') and 'old' not in text
+    assert text.startswith('# Title\n\n<!-- results: begin -->\n### Set5 x2, file\n') and 'old' not in text
     assert text.endswith('<!-- results: end -->\n\nmore\n')
     assert '5 images; a processor, 2 threads, float32; tiles: 16 x 16 lq pixels; compared by PSNR-Y.' in text
     lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line[:1] == '|']
