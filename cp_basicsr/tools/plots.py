@@ -181,14 +181,16 @@ def _usage(table: Table, groups: Sequence[tuple[str, str, list[str], list[float]
     most = max(len(usage) for *_, usage in groups)
     alike = all(labels == groups[0][2] for _, _, labels, _ in groups)
     labels = groups[0][2] if alike else [f'level {k}' for k in range(most)]
-    below = [0.0] * len(groups)
+    places, below = range(len(groups)), [0.0] * len(groups)
     for level in range(most):
         shares = [100 * usage[level] if level < len(usage) else 0 for *_, usage in groups]
         gray = str(0.95 - 0.6 * level / max(most - 1, 1))
         axes.bar(
-            names, shares, bottom=below, color=gray, edgecolor='black', hatch=HATCHES[level % 8], label=labels[level]
+            places, shares, bottom=below, color=gray, edgecolor='black', hatch=HATCHES[level % 8], label=labels[level]
         )
         below = [low + share for low, share in zip(below, shares, strict=True)]
+    # Names by themselves would be taken for numbers, with a warning, where they are budgets.
+    axes.set_xticks(places, names)
     axes.set(xlabel=label, ylabel='tiles, %', ylim=(0, 100), title=table.dataset)
     axes.legend(fontsize='small', loc='center left', bbox_to_anchor=(1, 0.5))
     return figure
