@@ -11,7 +11,6 @@ faster memory layout. One photograph is shown, restored at a budget.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from cp_basicsr.loading import find_checkpoint
 from cp_basicsr.option_files import option_file
 from cp_basicsr.options import check_choice
 from cp_basicsr.tools import leaderboard, plots
+from cp_basicsr.tools.figures import pyplot, write_figure
 from cp_basicsr.tools.leaderboards.settings import Settings
 from cp_basicsr.tools.report import write_text
 
@@ -143,11 +143,7 @@ def draw(out: Path, table: Table, shown: Shown, plain: float) -> None:
         shown: one of them.
         plain: seconds of the dense network in PyTorch.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     ratio = shown.restored.shape[1] / shown.restored.shape[0]
     figure, axes = plt.subplots(1, 3, figsize=SIZE, layout='constrained', width_ratios=(ratio, ratio, PLOT_RATIO))
     _draw_photograph(axes[0], shown)
@@ -161,12 +157,7 @@ def draw(out: Path, table: Table, shown: Shown, plain: float) -> None:
     for panel in axes:
         panel.title.set_fontsize(11)
     figure.supxlabel('; '.join(table.machine), fontsize=7, color='0.35', x=0.99, ha='right')
-    temporary = out.with_name(f'.{out.stem}.{os.getpid()}.part{out.suffix}')
-    try:
-        figure.savefig(temporary, dpi=DPI, pil_kwargs=JPEG if out.suffix in ('.jpg', '.jpeg') else {})
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_figure(figure, out, dpi=DPI, pil_kwargs=JPEG if out.suffix in ('.jpg', '.jpeg') else {})
     plt.close(figure)
 
 

@@ -14,10 +14,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cp_basicsr import autoload
 from cp_basicsr.options import OptionError
+from cp_basicsr.tools.figures import pyplot, write_figure
 from cp_basicsr.tools.report import file_name
 
 if TYPE_CHECKING:
@@ -120,12 +121,7 @@ def seconds_of(row: Row) -> float | None:
 
 
 def _new_axes() -> tuple[Figure, Axes]:
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=SIZE, layout='constrained')
+    return pyplot().subplots(figsize=SIZE, layout='constrained')
 
 
 def draw_quality(axes: Axes, table: Table, value: Callable[[Row], float | None], label: str) -> None:
@@ -226,19 +222,14 @@ def _curves(
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure in every format, each under a temporary name that is renamed."""
-    import matplotlib.pyplot as plt
-
+    """Write a figure in every format."""
     written = []
-    with plt.rc_context({'svg.hashsalt': 'cp_basicsr'}):  # equal plots give equal files
+    with pyplot().rc_context({'svg.hashsalt': 'cp_basicsr'}):  # equal plots give equal files
         for ending in FORMATS:
             path = stem.with_name(f'{stem.name}.{ending}')
-            temporary = path.with_name(f'.{path.name}.part')
-            metadata: dict[str, Any] = {'Date': None} if ending == 'svg' else {}
-            figure.savefig(temporary, format=ending, dpi=150, metadata=metadata)
-            temporary.replace(path)
+            write_figure(figure, path, dpi=150, metadata={'Date': None} if ending == 'svg' else {})
             written.append(path)
-    plt.close(figure)
+    pyplot().close(figure)
     return written
 
 

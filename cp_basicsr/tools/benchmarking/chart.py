@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cp_basicsr.options import OptionError
+from cp_basicsr.tools.figures import pyplot, write_figure
 
 from .results import Result, best_rival, time_ratio
 
@@ -33,7 +34,7 @@ def check_format(path: Path) -> None:
 
 def bars(tables: Sequence[Sequence[Result]], path: Path, caption: str) -> None:
     """Seconds of every contender as horizontal bars with its time ratio beside it, one panel for each table."""
-    plt = _pyplot()
+    plt = pyplot()
     columns = min(2, len(tables))
     rows = -(-len(tables) // columns)
     height = max(len(table) for table in tables)
@@ -79,7 +80,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], pa
         path: a PNG or SVG.
         caption: what it was measured on.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), layout='constrained', squeeze=False)
     for panel, (label, lines) in zip(axes.flat, panels.items(), strict=True):
         for (name, points), (colour, marker, style) in zip(lines.items(), _LINES, strict=False):
@@ -93,17 +94,6 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], pa
     _save(figure, path)
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
 def _save(figure: Any, path: Path) -> None:
-    temporary = path.with_name(f'.{path.name}')
-    figure.savefig(temporary, format=path.suffix[1:], dpi=130)
-    _pyplot().close(figure)
-    temporary.replace(path)
+    write_figure(figure, path, dpi=130)
+    pyplot().close(figure)
