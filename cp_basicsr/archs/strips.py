@@ -24,8 +24,8 @@ LIMIT = 7 * 2**29  # bytes of feature maps at once; EDSR-baseline restores 3840 
 WORTH_ASKING = LIMIT / (512 * 512)  # bytes for each lq pixel; no architecture of BasicSR's comes near so many
 FARTHEST = 256  # lq rows; strips of networks that reach further would be mostly halo
 PREDICTED_AT_ONCE = 2**22  # lq pixels; the classifier's maps of so many take a few hundred MiB
-PREDICTION_HALO = 128  # lq rows above and below that a prediction depends on, at most
-PREDICTION_STEP = 8  # lq rows: strides of the classifier
+PREDICTION_REACH = 128  # lq rows beyond its neighbours' tiles that a prediction depends on, at most
+PREDICTION_STEP = 8  # lq rows: strides of classifiers of one's own divide it
 HALVINGS = 4  # of a network's maps, at most; deeper pyramids should say what their inputs must be multiples of
 SAME = 1e-4  # of the largest output: how far outputs of a moved image may be from the moved outputs
 
@@ -164,7 +164,7 @@ def predict_strips(run: Callable[[Tensor], Tensor], x: Tensor, tile: int) -> Ten
     rows = max(PREDICTED_AT_ONCE // (x.shape[0] * x.shape[-1] * step), 1) * step
     if rows >= x.shape[-2]:
         return run(x)
-    strips = Strips(rows, padded_halo(PREDICTION_HALO, step), step)
+    strips = Strips(rows, padded_halo(tile + PREDICTION_REACH, step), step)
     parts = [
         run(x[..., first:last, :])[..., (top - first) // tile : -(-(bottom - first) // tile), :]
         for first, last, top, bottom in strips.windows(x.shape[-2])

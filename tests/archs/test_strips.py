@@ -204,3 +204,16 @@ def test_predictions_in_strips_are_those_of_the_whole_image(tile, monkeypatch):
     assert len(seen) > 5 and max(seen) < 500, 'in strips, with their halos'
     assert found.shape == whole.shape == (2, 3, -(-901 // tile), -(-40 // tile))
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_predictions_of_large_tiles_see_their_neighbours_whole(monkeypatch):
+    net = IMAGE_CASES['SRVGGNetCompact'].net()
+    x = torch.rand(1, 3, 1301, 40, generator=torch.Generator().manual_seed(0))
+    whole = net.predict(x, 128)
+    seen, classifier = [], net.classifier.forward
+    monkeypatch.setattr(net.classifier, 'forward', lambda x, tile: seen.append(x.shape[-2]) or classifier(x, tile))
+    monkeypatch.setattr(strips, 'PREDICTED_AT_ONCE', 128 * 40)
+    found = net.predict(x, 128)
+    assert len(seen) > 3 and max(seen) < 700
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
