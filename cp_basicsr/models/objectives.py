@@ -118,13 +118,12 @@ class Objectives:
         choice = hard + probs - probs.detach()
         chosen = sum(self._on_pixels(choice[:, k], outputs[k]) * outputs[k] for k in levels)
         losses = self._restoration(chosen, model.gt, 'chosen')
+        target = None
         if 'oracle' in model.criteria:
             errors = self._errors(outputs).detach()
             self._set_prices(errors)
-            losses |= self._oracle(log_probs, self._target(errors))
-        else:
-            losses |= self._oracle(log_probs, None)
-        losses |= self._auxiliary(log_probs, 1.0, 1.0)
+            target = self._target(errors)
+        losses |= self._oracle(log_probs, target) | self._auxiliary(log_probs, 1.0, 1.0)
         weight = model.training_options.joint_supernet_weight
         return losses | {name: weight * loss for name, loss in self._sandwich(outputs).items()}
 
