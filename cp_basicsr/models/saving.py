@@ -11,6 +11,7 @@ from basicsr.utils.dist_util import master_only
 from torch import nn
 
 from cp_basicsr.archs.state import CheckpointError
+from cp_basicsr.sparsity import adopt_dense_values
 
 from .calibrating import calibrate
 from .checkpoints import read_state_dict, write_atomically
@@ -21,6 +22,9 @@ class SavingMixin:
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save networks and training state; once a classifier learns the networks are calibrated first."""
+        if self.stage.name == 'dense':  # another run may start from this checkpoint: its levels start from the base
+            for net in self._nets():
+                adopt_dense_values(net.base)
         self.calibrate()
         super().save(epoch, current_iter)
 

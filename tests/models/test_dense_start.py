@@ -80,6 +80,16 @@ def test_sparse_levels_start_from_their_fit_unless_they_have_been_trained(tmp_pa
     assert all(torch.equal(value, trained[name]) for name, value in again.net.named_parameters())
 
 
+def test_levels_start_from_a_checkpoint_of_the_middle_of_the_dense_stage(tmp_path: Path) -> None:
+    options = options_of(tmp_path, ema_decay=0.5)
+    model = build(options)
+    train(model, 1, 2)
+    model.save(0, 2)
+    options['path']['pretrain_network_g'] = str(tmp_path / 'experiments' / 'tiny' / 'models' / 'net_g_2.pth')
+    options['train'] |= {'stages': [{'name': 'supernet', 'iters': 1}], 'total_iter': 1}
+    assert all(starts_dense(net.base) for net in build(options)._nets())
+
+
 def test_levels_start_from_their_fit_where_only_the_classifier_is_trained(tmp_path: Path) -> None:
     """A plain checkpoint and a classifier stage make a network without training any level."""
     outputs = {}
