@@ -48,19 +48,23 @@ def test_an_option_file_that_asks_for_what_a_cpu_does_not_do_is_refused_early(tm
 
 
 @pytest.mark.parametrize('name', ['EDSR', 'SwinIR pixelshuffle', 'ECBSR'])
+@pytest.mark.parametrize('engine', ['', 'reference'])
 @pytest.mark.parametrize('how', [{'level': 0}, {'tile': 4}, {'tile': 4, 'overlap': 4}, {'tile': None}])
-def test_bf16_is_near_fp32_and_changes_neither_levels_nor_counts(name, how):
+def test_bf16_is_near_fp32_and_changes_neither_levels_nor_counts(name, engine, how, monkeypatch):
+    monkeypatch.setenv('CP_ENGINE', engine)
     net, x = IMAGE_CASES[name].net(), IMAGE_CASES[name].input(2)
     with torch.no_grad():
         exact, near = (net.restore(x, RoutingChoice(**how, precision=precision)) for precision in ('fp32', 'bf16'))
     assert near.image.dtype == torch.float32
     error = float((near.image - exact.image).abs().max() / exact.image.abs().max())
-    assert 1e-6 < error < NEAR
+    # Compiled code leaves small layers in fp32: they gain nothing.
+    assert error < NEAR and (error > 1e-6 or not engine)
     assert torch.equal(near.levels, exact.levels)
     assert (near.macs, near.dense_macs) == (exact.macs, exact.dense_macs)
 
 
-def test_a_network_that_was_told_computes_every_level_in_it():
+def test_a_network_that_was_told_computes_every_level_in_it(monkeypatch):
+    monkeypatch.setenv('CP_ENGINE', 'reference')  # small layers of compiled code gain nothing and stay in fp32
     net, x = IMAGE_CASES['EDSR'].net(), IMAGE_CASES['EDSR'].input(2)
     with torch.no_grad():
         exact = net(x, level=0)

@@ -62,8 +62,8 @@ class _Level:
         self.values = _pointers(self.weights, self.kernel.starts)
         self.transformed, blocks = None, None
         suits = winograd.suits(scratch.kernel, scratch.stride) and scratch.rows >= winograd.TILE_ROWS
-        if suits and winograd.is_faster(mask, isa.outputs):
-            self.transformed, starts = winograd.transformed(np.where(mask, weight, 0), isa.outputs)
+        if suits and winograd.is_faster(mask, isa.outputs, isa.paired):
+            self.transformed, starts = winograd.transformed(np.where(mask, weight, 0), isa.outputs, isa.paired)
             self.blocks = blocks = _pointers(self.transformed, starts)
         self.code = LevelCode(
             ctypes.addressof(self.entries),
@@ -110,6 +110,7 @@ class CompiledLayer:
         self.stride = stride
         self.padding = padding
         self.block = instructions.outputs
+        self.paired = instructions.paired
         self.scratch = Scratch.fitting(self.in_width, self.kernel, stride)
         self._levels = [
             _Level(
@@ -161,7 +162,8 @@ class CompiledLayer:
         residual = None if epilogue.residual is None else readable_beyond(epilogue.residual)
         sums = self.scratch.floats
         transformed = sums + self.scratch.positions * self.block * PIXELS
-        step = (self.in_width | 1) * PIXELS  # an odd number of cache lines, lest all products fall on one set
+        terms = winograd.terms(self.in_width, self.paired)
+        step = (terms | 1) * PIXELS  # an odd number of cache lines, lest all products fall on one set
         products = transformed + PACKS * winograd.PRODUCTS * step
         job = Job(
             planes=planes.ctypes.data,
@@ -187,6 +189,7 @@ class CompiledLayer:
             block=self.block,
             transformed=transformed,
             transformed_step=step,
+            terms=terms,
             transformed_packs=PACKS,
             products=products,
             tile_rows=winograd.TILE_ROWS if any(self.transformed) else 1,
@@ -198,7 +201,7 @@ class CompiledLayer:
             runs=schedule.runs.ctypes.data,
             upwards=upwards,
         )
-        threads.run(driver(), job, job.band_count, products + winograd.PRODUCTS * self.block * PIXELS)
+        threads.run(driver(self.paired), job, job.band_count, products + winograd.PRODUCTS * self.block * PIXELS)
         return output
 
 

@@ -24,6 +24,7 @@ from .filling import Filling
 from .ir import I8, I64, POINTER, i64
 from .job import BAND, GROUP, STRIP, Job, LevelCode
 from .native import Callee, Routine, RoutineSource
+from .paired import PairedTransforming
 from .runs import Runs
 from .storing import Storing
 from .transforming import Transforming
@@ -32,12 +33,13 @@ from .transforming import Transforming
 class _Driver(RoutineSource):
     """Writes the convolution; its pieces are bands."""
 
-    def __init__(self) -> None:
+    def __init__(self, paired: bool) -> None:
+        self._transforming = PairedTransforming if paired else Transforming
         super().__init__(Job, 'band_count', 'next_band')
 
     def prepare(self) -> None:
         self.filling = Filling(self.b, self.fields, self.scratch)
-        self.transforming = Transforming(self.b, self.fields, self.scratch)
+        self.transforming = self._transforming(self.b, self.fields, self.scratch)
         self.storing = Storing(self.b, self.fields, self.scratch)
 
     def work(self, piece: ir.Value) -> None:
@@ -105,6 +107,6 @@ class _Driver(RoutineSource):
 
 
 @cache
-def driver() -> Routine:
-    """The driver, compiled once."""
-    return Routine(_Driver())
+def driver(paired: bool) -> Routine:
+    """The driver, compiled once for each kind of products."""
+    return Routine(_Driver(paired))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from functools import cache
+
+from cp_basicsr.precision import DEFAULT_PRECISION
 
 ENGINE_VARIABLE = 'CP_ENGINE'
 REFERENCE = 'reference'
@@ -12,6 +15,8 @@ COMPILE = 'compile'  # on a GPU, whole images and cut tiles go through torch.com
 # Of both, the first that the processor has is taken. Zen 4 and Cascade Lake run either; AVX-512 is the faster on both.
 NEEDED_FEATURES = {'avx512': ('avx512f',), 'avx2': ('avx2', 'fma')}
 NAMES = (REFERENCE, *NEEDED_FEATURES, COMPILE)
+# Sets that have bf16 besides, what they are called then, and the feature that they need.
+BF16_SETS = {'avx512': ('avx512_bf16', 'avx512bf16')}
 
 
 class EngineNameError(ValueError):
@@ -34,16 +39,20 @@ def processor_sets() -> tuple[str, ...]:
         raise EngineUnavailableError(f'the processor is {platform.machine() or "unknown"}, code is made for x86-64')
     if os.name != 'posix':
         raise EngineUnavailableError(f'code follows the calling convention of Linux and macOS, this is {os.name}')
+    features = _features()
+    sets = tuple(name for name, needed in NEEDED_FEATURES.items() if all(features.get(key) for key in needed))
+    if not sets:
+        raise EngineUnavailableError('the processor has neither AVX-512F nor AVX2 with FMA')
+    return sets
+
+
+def _features() -> Mapping[str, bool]:
     try:
         from llvmlite import binding
     except (ImportError, OSError) as error:  # OSError: its library is there and does not load
         raise EngineUnavailableError(f'llvmlite cannot be imported ({error})') from error
 
-    features = binding.get_host_cpu_features()
-    sets = tuple(name for name, needed in NEEDED_FEATURES.items() if all(features.get(key) for key in needed))
-    if not sets:
-        raise EngineUnavailableError('the processor has neither AVX-512F nor AVX2 with FMA')
-    return sets
+    return binding.get_host_cpu_features()
 
 
 def asked_for() -> str:
@@ -63,16 +72,27 @@ def asked_for() -> str:
     return wanted
 
 
-def chosen_set() -> str:
+def chosen_set(precision: str = DEFAULT_PRECISION) -> str:
     """The instruction set to use: the best of the processor, or the one that ``CP_ENGINE`` names.
+
+    Args:
+        precision: with 'bf16', the set with bf16 instructions.
 
     Raises:
         EngineNameError: there is no such engine on any machine.
-        EngineUnavailableError: ``CP_ENGINE=reference``, or it names a set that the processor lacks.
+        EngineUnavailableError: ``CP_ENGINE=reference``, it names a set that the processor lacks, or code cannot compute
+            in this precision.
     """
     wanted, sets = asked_for(), processor_sets()
     if wanted and wanted not in sets:
         raise EngineUnavailableError(
             f'{ENGINE_VARIABLE}={wanted} is none of {REFERENCE}, {", ".join(sets)}, which this processor can run'
         )
-    return wanted or sets[0]
+    name = wanted or sets[0]
+    if precision == DEFAULT_PRECISION:
+        return name
+    if precision == 'bf16' and name in BF16_SETS:
+        with_bf16, feature = BF16_SETS[name]
+        if _features().get(feature):
+            return with_bf16
+    raise EngineUnavailableError(f'{precision} is asked for, {name} code of this processor computes in fp32')

@@ -6,7 +6,7 @@ reads text takes seconds for a network of a million kept weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -48,6 +48,7 @@ class InstructionSet:
         repeat: ``%rsi`` back by a displacement of four bytes at ``rewind``; input and sums on to the next pixels; to
             the beginning, a distance of four bytes at ``back``, until the count is used up; return.
         rewind, back: byte positions within ``repeat``.
+        paired: products of Winograd's convolution are taken in bf16, of two channels at once.
     """
 
     name: str
@@ -68,6 +69,7 @@ class InstructionSet:
     repeat: np.ndarray
     rewind: int
     back: int
+    paired: bool = False
 
 
 def _code(lines: list[str]) -> np.ndarray:
@@ -150,5 +152,7 @@ def _avx2() -> InstructionSet:
 
 @cache
 def instruction_set(name: str) -> InstructionSet:
-    """The forms of an instruction set, 'avx512' or 'avx2'; this processor need not have it."""
+    """The forms of 'avx512', 'avx2' or 'avx512_bf16'; this processor need not have them."""
+    if name == 'avx512_bf16':
+        return replace(_avx512(), name=name, paired=True)
     return {'avx512': _avx512, 'avx2': _avx2}[name]()

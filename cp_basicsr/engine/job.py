@@ -40,7 +40,8 @@ class Job(ctypes.Structure):
     residual are those after PixelShuffle by ``shuffle``. ``sums`` is where in a thread's scratch memory, in floats, the
     sums of a strip are kept. For levels that run as Winograd's convolution, ``transformed`` and ``products`` are where
     the transformed inputs of ``transformed_packs`` packs of positions, and the products of one pack, are kept, and
-    ``transformed_step`` is the floats from one product's inputs to the next's. Inputs are copied for whole tiles of
+    ``transformed_step`` is the floats from one product's inputs to the next's, and ``terms`` how many of 4 bytes each
+    product of a tile is the sum of. Inputs are copied for whole tiles of
     ``tile_rows`` output rows.
     ``upwards`` (0 or 1) takes the bands from the last to the first. ``next_band`` is the next band that no thread has
     taken yet.
@@ -70,6 +71,7 @@ class Job(ctypes.Structure):
         ('block', ctypes.c_int64),
         ('transformed', ctypes.c_int64),
         ('transformed_step', ctypes.c_int64),
+        ('terms', ctypes.c_int64),
         ('transformed_packs', ctypes.c_int64),
         ('products', ctypes.c_int64),
         ('tile_rows', ctypes.c_int64),

@@ -10,18 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from cp_basicsr.precision import DEFAULT_PRECISION, computing_in
-from cp_basicsr.sparsity import Route, UniformRoute, prunable_layers, routed
+from cp_basicsr.sparsity import Route, prunable_layers, routed
 
 from .accelerator import DEVICES, Accelerator
 from .host import EngineUnavailableError, chosen_set
 from .parameter_state import parameter_state
 
 if TYPE_CHECKING:
-    # Where llvmlite is missing there is no compiled network; networks then run in PyTorch.
-    from .compiled_network import CompiledNetwork
-
-SAME = 1e-4  # of the largest output: how far a traced network may be from the untraced one
-SIDES = (24, 32, 64)  # pixels of the input on which they are compared: deep pyramids do not take every size
+    # Where llvmlite is missing nothing can be prepared; networks then run in PyTorch.
+    from .prepared import Prepared
 
 
 def nothing_special(base: nn.Module) -> None:
@@ -34,7 +31,7 @@ def unobserved(route: Route) -> Route:
 
 
 class NetworkEngine:
-    """Compiles a base network when it first runs, and again when its parameters have changed.
+    """Compiles a base network when it first runs in a precision, and again when its parameters have changed.
 
     A change behind autograd's back that keeps every norm (a permutation through ``.data``) needs a call of
     :meth:`forget`.
@@ -48,7 +45,7 @@ class NetworkEngine:
 
     Attributes:
         refused: why the last run on the CPU was not compiled; None: it was.
-        untraced: why the network that was compiled last runs layer by layer; None: it is traced, or none was compiled.
+        prepared: what ran last on the CPU as compiled code; None: nothing yet.
     """
 
     def __init__(
@@ -67,13 +64,17 @@ class NetworkEngine:
         self._accelerator = Accelerator(self._say_once)
         self.forget()
 
+    @property
+    def untraced(self) -> str | None:
+        """Why what ran last as compiled code runs layer by layer; None: it is traced, or nothing was compiled."""
+        return None if self.prepared is None else self.prepared.untraced
+
     def forget(self) -> None:
         """Compile anew at the next run."""
         self._state: tuple | None = None
+        self._by_set: dict[str, Prepared] = {}
         self.refused: str | None = None
-        self.untraced: str | None = None
-        self._compiled: CompiledNetwork | None = None
-        self._program: Callable[[Tensor], Tensor] | None = None
+        self.prepared: Prepared | None = None
         self._accelerator.forget()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NetworkEngine:
@@ -104,68 +105,35 @@ class NetworkEngine:
             _check_mode(base)
             if x.device.type in DEVICES:
                 return self._accelerator.run(base, x, route, precision).contiguous()
-            self._prepare(base, x, precision)
+            self.prepared = prepared = self._prepare(base, x, precision)
         except EngineUnavailableError as error:
             self.refused = str(error)
             self._say_once(f'Layers run on the masked reference path: {error}.')
             return run_reference(base, x, observe(route), precision)
-        from .route import EngineRoute
-
         self.refused = None
-        with routed(observe(EngineRoute(route, self._compiled))):
-            output = self._program(x)
-        return output.contiguous() if isinstance(output, Tensor) else output
+        return prepared.run(x, route, observe)
 
-    def _prepare(self, base: nn.Module, x: Tensor, precision: str) -> None:
+    def _prepare(self, base: nn.Module, x: Tensor, precision: str) -> Prepared:
         if x.device.type != 'cpu' or x.dtype != torch.float32:
             raise EngineUnavailableError(f'the input is {x.dtype} on {x.device}, code is made for float32 on cpu')
-        if precision != DEFAULT_PRECISION:
-            raise EngineUnavailableError(f'compiled code computes in fp32, {precision} is asked for')
-        name = chosen_set()
-        with self._lock:
-            state = name, parameter_state(base)
-            if state != self._state:
-                self._compile(base, x, name)
-                self._state = state
-
-    def _compile(self, base: nn.Module, x: Tensor, name: str) -> None:
-        from .compiled_network import compile_layers
-        from .fusion import fused
+        name = chosen_set(precision)
         from .instructions import instruction_set
+        from .prepared import prepare
 
-        instructions = instruction_set(name)
-        program, dense, why = base, [], None
-        if x.dim() == 4:
-            try:
-                program, dense = fused(self.special(base) or base, instructions.outputs, self.leaf_functions)
-            except Exception as error:  # the network's own code, run on symbols, may raise anything
-                why = f'{type(error).__name__} while tracing'
-        self._compiled = compile_layers(base, dense, instructions)
-        if program is not base and not self._agrees(program, base, x):
-            program, why = base, 'the traced network computes something else'
-        self._program, self.untraced = program, why
-        self._report(base, name, why)
+        with self._lock:
+            state = parameter_state(base)
+            if state != self._state:
+                self._by_set.clear()
+                self._state = state
+            if name not in self._by_set:
+                made = prepare(base, x, instruction_set(name), self.special, self.leaf_functions, self.multiple)
+                self._by_set[name] = made
+                self._report(base, name, made)
+            return self._by_set[name]
 
-    def _agrees(self, program: Callable[[Tensor], Tensor], base: nn.Module, x: Tensor) -> bool:
-        """Whether the graph computes what the network does, on a small input of another size than any before."""
-        from .route import EngineRoute
-
-        for side in (self.multiple * -(-side // self.multiple) for side in SIDES):
-            sample = torch.rand((1, x.shape[1], side, 2 * side), generator=torch.Generator().manual_seed(0))
-            try:
-                with routed(UniformRoute(-1)):
-                    expected = base(sample)
-                with routed(EngineRoute(UniformRoute(-1), self._compiled)):
-                    output = program(sample)
-            except (RuntimeError, TypeError, ValueError, AssertionError):
-                continue
-            error = (output - expected).abs().max() if output.shape == expected.shape else torch.inf
-            return bool(error <= SAME * expected.abs().max())
-        return False
-
-    def _report(self, base: nn.Module, name: str, why: str | None) -> None:
+    def _report(self, base: nn.Module, name: str, prepared: Prepared) -> None:
         total = len(prunable_layers(base))
-        left = self._compiled.reference
+        left, why = prepared.compiled.reference, prepared.untraced
         text = f'Engine: {total - len(left)} of {total} prunable layers run as compiled {name} code'
         text += f', layer by layer ({why})' if why else ''
         if left:

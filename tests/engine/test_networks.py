@@ -50,7 +50,7 @@ def assert_runs_compiled(net, said):
     """Every prunable layer without dilation is compiled, and the log says so in one line."""
     layers = prunable_layers(net.base)
     dilated = [name for name, layer in layers.items() if getattr(layer, 'dilation', (1, 1)) != (1, 1)]
-    assert [name for name, layer in layers.items() if layer not in net.engine._compiled.layers] == dilated
+    assert [name for name, layer in layers.items() if layer not in net.engine.prepared.compiled.layers] == dilated
     (line,) = [line for line in said if 'Engine' in line]
     assert f'{len(layers) - len(dilated)} of {len(layers)} prunable layers run as compiled' in line
     assert all(name in line for name in dilated)

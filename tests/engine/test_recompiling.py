@@ -95,21 +95,21 @@ def test_a_network_of_nan_is_compiled_once():
     with torch.no_grad():
         net.base.body[2].weight[0, 0, 0, 0] = torch.nan
         net(CASE.input(), level=-1)
-        compiled = net.engine._compiled
+        compiled = net.engine.prepared.compiled
         net(CASE.input(), level=-1)
-    assert net.engine._compiled is compiled
+    assert net.engine.prepared.compiled is compiled
 
 
 def test_unchanged_networks_are_compiled_once_whatever_the_input(monkeypatch):
     net = CASE.net()
     check(net)
-    compiled = net.engine._compiled
+    compiled = net.engine.prepared.compiled
     with torch.no_grad():
         net(torch.rand(2, 3, 9, 17), level=0)
         net(torch.rand(1, 3, 64, 64))
         net.train()(CASE.input())
         net.eval()(CASE.input())
-    assert net.engine._compiled is compiled
+    assert net.engine.prepared.compiled is compiled
     monkeypatch.setenv('CP_ENGINE', 'avx2')
     check(net)
     monkeypatch.setenv('CP_ENGINE', 'reference')
@@ -120,13 +120,13 @@ def test_inference_mode_and_no_grad_are_the_same():
     net, x = CASE.net(), CASE.input()
     with torch.inference_mode():
         first = net(x, level=0)
-        compiled = net.engine._compiled
+        compiled = net.engine.prepared.compiled
     with torch.no_grad():
         second = net(x, level=0)
     with torch.inference_mode():
         third = net(x.clone(), level=0)
     assert torch.equal(first, second) and torch.equal(first, third)
-    assert net.engine._compiled is compiled
+    assert net.engine.prepared.compiled is compiled
     assert first.is_inference() and not second.is_inference()
 
 
@@ -159,7 +159,7 @@ def test_a_network_can_be_pickled_with_its_engine(through):
 
 
 def levels_of(net):
-    return [level for layer in net.engine._compiled.layers.values() for level in layer._levels]
+    return [level for layer in net.engine.prepared.compiled.layers.values() for level in layer._levels]
 
 
 def test_networks_of_equal_patterns_share_code_which_goes_with_the_last():
@@ -201,5 +201,5 @@ def test_edsr_baseline_with_three_levels_takes_less_than_200_megabytes():
     net = ClassPruningNet(base, {'m': 4, 'levels': [1, 2, 4]}).eval()
     with torch.no_grad():
         net.run_level(torch.rand(1, 3, 8, 8), 0)
-    assert len(net.engine._compiled.layers) >= len(prunable_layers(net.base)) == 36
-    assert net.engine._compiled.code_size < 200e6
+    assert len(net.engine.prepared.compiled.layers) >= len(prunable_layers(net.base)) == 36
+    assert net.engine.prepared.compiled.code_size < 200e6
