@@ -2,13 +2,19 @@
 
 A level that starts from the dense weights with zeros written in has features of its own, so its tiles disturb their
 denser neighbours, and it takes thousands of iterations to recover. Here each layer of each level is fitted to what the
-dense layer gives: the best values for its mask have a closed form, ``W H = C`` on the kept weights (as in optimal brain
-surgeon, NIPS 1992, and SparseGPT, arXiv 2301.00774, which also removes one weight after the other; here the mask is
-chosen at once by ``|w| * rms(input)``, as in Wanda, arXiv 2306.11695).
+dense layer gives: the best values for its mask have a closed form, ``W H = C`` on the kept weights, and the masks are
+chosen by how little that fit loses (:mod:`.elimination`), from the densest of the sparse levels to the sparsest, each
+from the weights that the one before it keeps.
+
+Measured against masks by ``|w| * rms(input)`` (as in Wanda, arXiv 2306.11695), dB below the dense network without any
+training: CDnCNN colour, sigma 25, eight crops of CBSD68, 6:8 0.009 (0.050 by magnitude), 4:8 0.081 (0.297), 3:8 0.181
+(0.617), 2:8 0.502 (1.237); M6C40 x2, 20 images of BSD100, 6:8 0.009 (0.010), 4:8 0.054 (0.079), 3:8 0.124 (0.191), 2:8
+0.286 (0.438), 1:8 0.732 (0.984).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -17,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convert import prunable_layers
+from .elimination import eliminate
 from .layers import NMLinear, PrunableLayer
 from .masks import weight_ranks
 from .route import UniformRoute, routed
@@ -26,6 +33,7 @@ from .route import UniformRoute, routed
 OWN_SHARE = 0.5
 # Keeps directions that the batch hardly shows near the dense weights; share of the mean squared input.
 RIDGE = 1e-3
+LEAST_SQUARE = 1e-9  # an input that is zero everywhere still gives a matrix that can be inverted
 
 
 class _Reached(Exception):
@@ -52,12 +60,15 @@ def reconstruct_levels(net: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
         if not dense:
             continue
         of_dense = _moments(layer, dense, dense)
-        weight, _ = layer.dense_values()
-        rms = of_dense[0].diagonal()[: weight[0].numel()].sqrt().to(weight).view(1, *weight.shape[1:])
-        layer.ranks.copy_(weight_ranks(weight * rms, layer.pattern.m))
-        for level in range(layer.pattern.densest):
+        kept = torch.ones_like(of_dense[1], dtype=torch.bool)
+        times_kept = torch.ones_like(layer.ranks, dtype=torch.float32)
+        for level in reversed(range(layer.pattern.densest)):
             own = _inputs_of(layer, net, inputs, level)
-            _fit(layer, level, of_dense, _moments(layer, own, dense))
+            gram, cross = _to_fit(layer, of_dense, _moments(layer, own, dense))
+            kept = eliminate(gram, cross, kept, *_groups(layer, level, kept.shape[1]))
+            _fit(layer, level, gram, cross, kept)
+            times_kept += kept[:, : layer.ranks[0].numel()].view_as(layer.ranks)
+        layer.ranks.copy_(weight_ranks(times_kept, layer.pattern.m))
         fitted.append(name)
     return fitted
 
@@ -70,16 +81,29 @@ def starts_dense(net: nn.Module) -> bool:
     )
 
 
-def _fit(layer: PrunableLayer, level: int, dense: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> None:
-    """Least squares on the kept weights and the bias of every output channel."""
+def _to_fit(layer: PrunableLayer, dense: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The moments that a level is fitted to: of both kinds of input, with a ridge towards the dense values."""
     gram, cross = (OWN_SHARE * ours + (1 - OWN_SHARE) * theirs for ours, theirs in zip(own, dense, strict=True))
-    rows = _rows(layer, *layer.dense_values())
-    ridge = RIDGE * gram.diagonal().mean()
+    ridge = RIDGE * gram.diagonal().mean().clamp(min=LEAST_SQUARE)
     gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    cross = cross + ridge * rows
-    kept = layer.mask(level).flatten(1)
-    kept = F.pad(kept, (0, rows.shape[1] - kept.shape[1]), value=True)  # the bias
-    fitted = torch.zeros_like(rows)
+    return gram, cross + ridge * _rows(layer, *layer.dense_values())
+
+
+def _groups(layer: PrunableLayer, level: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The group of each weight of a row, long ``[K]``, and how many of each group a level keeps; a bias stays."""
+    in_width, *kernel = layer.ranks.shape[1:]
+    taps, m = math.prod(kernel), layer.pattern.m
+    lengths = [m] * (in_width // m) + ([in_width % m] if in_width % m else [])
+    quota = [layer.pattern.kept_in_group(level, length) for length in lengths for _ in range(taps)]
+    column = torch.arange(in_width * taps, device=layer.ranks.device)
+    groups = column // taps // m * taps + column % taps
+    extra = columns - len(column)
+    return F.pad(groups, (0, extra), value=len(quota)), groups.new_tensor(quota + [1] * extra)
+
+
+def _fit(layer: PrunableLayer, level: int, gram: Tensor, cross: Tensor, kept: Tensor) -> None:
+    """Least squares on the kept weights and the bias of every output channel."""
+    fitted = torch.zeros_like(cross)
     for row, columns in enumerate(kept):
         fitted[row, columns] = torch.linalg.solve(gram[columns][:, columns], cross[row, columns])
     weight = layer.level_weights[level]
