@@ -25,7 +25,9 @@ def error(inputs: np.ndarray, wanted: np.ndarray, columns: list[int]) -> float:
     return float(np.square(inputs[:, columns] @ values - wanted).sum())
 
 
-def remaining(inputs: np.ndarray, wanted: np.ndarray, kept: torch.Tensor, groups: list[int], quota: list[int]):
+def remaining(
+    inputs: np.ndarray, wanted: np.ndarray, kept: torch.Tensor, groups: list[int], quota: list[int]
+) -> torch.Tensor:
     gram, cross = (torch.from_numpy(matrix / len(inputs)) for matrix in (inputs.T @ inputs, wanted.T @ inputs))
     return eliminate(gram, cross, kept, torch.tensor(groups), torch.tensor(quota))
 
