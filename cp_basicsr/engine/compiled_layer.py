@@ -158,8 +158,9 @@ class CompiledLayer:
         planes = np.concatenate([_planes(part) for part in parts], axis=1)
         out_height, out_width = self.out_size(height, width)
         factor = epilogue.shuffle
-        output = empty_map(images, self.out_width // factor**2, out_height * factor, out_width * factor)
-        residual = None if epilogue.residual is None else readable_beyond(epilogue.residual)
+        reach = factor * (schedule.columns - out_width)
+        output = empty_map(images, self.out_width // factor**2, out_height * factor, out_width * factor, reach)
+        residual = None if epilogue.residual is None else readable_beyond(epilogue.residual, reach)
         sums = self.scratch.floats
         transformed = sums + self.scratch.positions * self.block * PIXELS
         terms = winograd.terms(self.in_width, self.paired)

@@ -18,6 +18,7 @@ from .storing import SHUFFLES
 
 LINE = 64  # bytes of a cache line
 ROOM = PIXELS * max(SHUFFLES)  # floats that the last vector of a row may reach over its end
+PICTURE = 4  # channels that a picture has at most
 KEPT = 512 * 1024 * 1024  # bytes that are kept although nobody uses them
 WASTE = 1.25  # how much larger than asked a kept block may be
 
@@ -62,23 +63,34 @@ class Blocks:
 _blocks = Blocks()
 
 
-def empty_map(images: int, channels: int, height: int, width: int) -> Tensor:
+def empty_map(images: int, channels: int, height: int, width: int, reach: int = ROOM) -> Tensor:
     """A float32 feature map whose rows have room for the last vector to reach over their end.
 
     Rows and channels are an odd number of cache lines apart, lest a column of rows or a pixel's channels fall on few
-    sets of the cache.
+    sets of the cache. A picture, whose channels are few, is contiguous if nothing reaches over: it need not be copied.
+
+    Args:
+        images, channels, height, width: its shape.
+        reach: floats that the last vector of a row may reach over its end, :data:`ROOM` at most.
     """
+    if channels <= PICTURE and not reach:
+        return _blocks.lend(images * channels * height * width).view(images, channels, height, width)
     pitch = _odd_lines(-(-width // PIXELS) * PIXELS + ROOM)
     plane = _odd_lines(height * pitch)
     block = _blocks.lend(images * channels * plane)
     return block.as_strided((images, channels, height, width), (channels * plane, plane, pitch, 1))
 
 
-def readable_beyond(x: Tensor) -> Tensor:
-    """A feature map itself, or a copy if a vector that reaches over the end of a row might leave its memory."""
+def readable_beyond(x: Tensor, reach: int = ROOM) -> Tensor:
+    """A feature map itself, or a copy if a vector that reaches over the end of a row might leave its memory.
+
+    Args:
+        x: ``[B, C, H, W]``.
+        reach: as of :func:`empty_map`.
+    """
     storage = x.untyped_storage().nbytes() // x.element_size()
-    last = x.storage_offset() + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-    if x.stride(3) == 1 and last + ROOM <= storage:
+    end = x.storage_offset() + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1
+    if x.stride(3) == 1 and end + reach <= storage:
         return x
     return empty_map(*x.shape).copy_(x)
 

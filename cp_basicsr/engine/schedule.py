@@ -27,6 +27,11 @@ class Schedule:
     groups: np.ndarray
     runs: np.ndarray
 
+    @property
+    def columns(self) -> int:
+        """Columns that vectors reach over: as many as the outputs have, or more."""
+        return int((self.strips['x'] + PIXELS * self.strips['vectors']).max(initial=0))
+
 
 def uniform_schedule(images: int, height: int, width: int, level: int, scratch: Scratch, threads: int) -> Schedule:
     """The whole batch at one level."""

@@ -94,3 +94,18 @@ def test_a_residual_is_left_alone(isa):
     output = layer.run(x, 0, Epilogue(residual=x))
     assert torch.equal(x, before)
     assert_near(output, layer.expected(before, 0) + before)
+
+
+@each_set
+@pytest.mark.parametrize('edge', [16, 20])
+@pytest.mark.parametrize('shuffle', [1, 2])
+def test_a_picture_has_every_pixel_wherever_levels_meet(isa, edge, shuffle):
+    masks = [random_mask((3 * shuffle**2, 8, 3, 3), n, 8, torch.Generator().manual_seed(n)) for n in (2, 8)]
+    layer = Layer(isa, masks, 1, (1, 1), bias=True)
+    generator = torch.Generator().manual_seed(0)
+    x, residual = torch.randn(2, 8, 9, 48, generator=generator), torch.randn(2, 3, 9 * shuffle, 48 * shuffle)
+    levels = (torch.arange(48) < edge).long().expand(2, 9, 48)
+    epilogue = Epilogue(shuffle=shuffle, residual=residual.double())
+    output = layer.run(x, levels, Epilogue(shuffle=shuffle, residual=residual))
+    assert output.is_contiguous() == (edge == 16)
+    assert_near(output, finished(layer.expected(x, levels), epilogue))

@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from cp_basicsr.engine.memory import ROOM, Blocks, empty_map
+from cp_basicsr.engine.memory import ROOM, Blocks, empty_map, readable_beyond
 
 
 def addresses(blocks, *sizes):
@@ -72,3 +72,18 @@ def test_a_map_has_room_after_the_end_of_its_rows_and_is_lent_zeroed_or_not():
         x = empty_map(*shape)
         assert x.shape == shape and x.dtype == torch.float32 and x.stride(3) == 1
         assert x.stride(2) >= shape[3] + ROOM and x.stride(1) >= x.stride(2) * shape[2]
+
+
+def test_pictures_that_nothing_reaches_over_are_contiguous():
+    assert empty_map(2, 3, 7, 32, reach=0).is_contiguous()
+    assert not empty_map(2, 3, 7, 32, reach=16).is_contiguous()
+    assert not empty_map(2, 64, 7, 32, reach=0).is_contiguous()
+
+
+def test_a_map_is_copied_only_if_reading_beyond_its_last_row_would_leave_its_memory():
+    exact, roomy = torch.rand(1, 2, 4, 24), torch.rand(1, 3, 4, 24)[:, :2]
+    assert readable_beyond(exact, reach=0) is exact
+    assert readable_beyond(roomy) is roomy
+    for x in (exact, torch.rand(1, 2, 24, 4).mT):
+        copy = readable_beyond(x, reach=8)
+        assert copy.data_ptr() != x.data_ptr() and torch.equal(copy, x)
