@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,14 @@ def test_a_file_that_cannot_be_written_is_reported(run_here: Restore, tmp_path: 
 
 
 def test_an_interrupted_run_leaves_whole_files_and_goes_on(run_here: Restore, tmp_path: Path, log: list[str]) -> None:
-    count = 300  # 60 take 0.4 s: once all were done although the signal had been sent
+    count = 60
     for index in range(count):
         write(tmp_path / f'in/{index:03}.png', scene(120, 160))
     command = [sys.executable, '-m', 'cp_basicsr.tools.restore', *USUAL]
     settings = os.environ | {'OMP_NUM_THREADS': '1'}
-    process = subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True)
+    # What a shell runs in the background ignores Ctrl-C, and so would its children: this test may run there.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while process.poll() is None and len(list(tmp_path.glob('out/*.png'))) < 3:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
