@@ -80,7 +80,7 @@ def assert_near(output: Tensor, expected: Tensor, magnitudes: Tensor | None = No
 
 def budget_crossing(logits: Tensor, costs: Tensor, budget: float) -> float:
     """The price at which rows of ``softmax(logits - price * costs)`` cost ``budget`` on average."""
-    low, high = -1e5, 1e5
+    low, high = -1e6, 1e6
     for _ in range(100):
         middle = (low + high) / 2
         if float(((logits - middle * costs).softmax(dim=1) @ costs).mean()) > budget:
@@ -107,14 +107,10 @@ def priced_cross_entropy(logits: Tensor, predicted: Tensor, costs: Tensor, of_al
             weights = [
                 math.exp(float(row[k] - price * costs[k] - (row - price * costs).max())) for k in range(len(costs))
             ]
-            scores = [
-                math.exp(float(own[k] - price * costs[k] - (own - price * costs).max())) for k in range(len(costs))
-            ]
+            scores = [float(own[k] - price * costs[k] - (own - price * costs).max()) for k in range(len(costs))]
+            normaliser = math.log(sum(math.exp(score) for score in scores))
             losses.append(
-                -sum(
-                    q / sum(weights) * math.log(max(p / sum(scores), 1e-300))
-                    for q, p in zip(weights, scores, strict=True)
-                )
+                -sum(q / sum(weights) * (score - normaliser) for q, score in zip(weights, scores, strict=True))
             )
     return sum(losses) / len(losses)
 

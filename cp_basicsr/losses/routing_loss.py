@@ -16,6 +16,10 @@ from .across_processes import gather_over_processes, mean_over_processes
 
 # Shares of the span between the costs of the sparsest and the densest level.
 SPAN_SHARES = (0.1, 0.2, 0.3, 0.4, 0.55, 0.7)
+# The one at which eta is solved. A soft target spends some MACs whatever the tiles are worth (tau 0.5, six levels of 8:
+# 0.24 of the span); solved for a run's budget below or near that, eta is next to nothing and all tiles look alike. So
+# it was with a small SwinIR, whose attention spends a fifth of the MACs at every level, at half the MACs.
+TARGET_SHARE = 0.4
 
 
 @LOSS_REGISTRY.register()
@@ -63,10 +67,14 @@ class Pricing:
 
     Attributes:
         eta: what a decibel is worth, in shares of the dense MACs.
+        tau: temperature, in shares of the dense MACs.
+        price: of MACs, at which the target spends the run's budget; 0 where ``eta`` was given.
         prices: of MACs, at which the target spends the budgets of :data:`SPAN_SHARES`.
     """
 
     eta: float
+    tau: float
+    price: float
     prices: tuple[float, ...]
 
 
@@ -80,9 +88,11 @@ class SoftOracleLoss(nn.Module):
     oracle's gain on BSD100 at 50, 40 and 30 % of the MACs: one price 38, 23, 12 %; six prices 44, 55, 65 %.
 
     Args:
-        tau: temperature, in shares of the dense MACs. In the same trial 0.1 gave 38, 47, 57 % and 0.5 44, 55, 65 %.
-        eta: what a decibel is worth, in shares of the dense MACs; None solves it so that the target itself spends the
-            budget, and the two losses never pull apart.
+        tau: temperature, in shares of the span between the costs of the sparsest and the densest level. In the same
+            trial 0.1 gave 38, 47, 57 % and 0.5 44, 55, 65 %.
+        eta: what a decibel is worth, in shares of the dense MACs; None solves it so that the target spends
+            :data:`TARGET_SHARE` of the span, and then moves the target by a price to the budget of the run, so that it
+            and BudgetLoss never pull apart.
         loss_weight: weight of the loss.
     """
 
@@ -95,15 +105,19 @@ class SoftOracleLoss(nn.Module):
     def pricing(self, psnr: Tensor, costs: Tensor, budget: float) -> Pricing:
         """Solved on ``[n, L]`` PSNR in dB of each process (as many in each); ``budget`` is that of the run."""
         psnr, costs = gather_over_processes(psnr), costs.to(psnr)
-        eta = price_psnr(psnr, costs, budget, self.tau) if self.eta is None else self.eta
-        target = soft_oracle(psnr, costs, eta, self.tau)
-        span = float(costs[-1] - costs[0])
-        budgets = [float(costs[0]) + share * span for share in SPAN_SHARES]
-        return Pricing(eta, tuple(price_cost(target, costs, one) for one in budgets))
+        lowest, span = float(costs[0]), float(costs[-1] - costs[0])
+        tau = self.tau * span
+        eta = price_psnr(psnr, costs, lowest + TARGET_SHARE * span, tau) if self.eta is None else self.eta
+        target = soft_oracle(psnr, costs, eta, tau)
+        price = price_cost(target, costs, budget) if self.eta is None else 0.0
+        target = at_price(target, costs, price)
+        prices = tuple(price_cost(target, costs, lowest + share * span) for share in SPAN_SHARES)
+        return Pricing(eta, tau, price, prices)
 
     def target(self, psnr: Tensor, costs: Tensor, pricing: Pricing) -> Tensor:
         """The soft oracle of measured ``[n, L]`` PSNR in dB: log-probabilities ``[n, L]``."""
-        return soft_oracle(psnr, costs.to(psnr), pricing.eta, self.tau)
+        costs = costs.to(psnr)
+        return at_price(soft_oracle(psnr, costs, pricing.eta, pricing.tau), costs, pricing.price)
 
     def forward(self, log_probs: Tensor, target: Tensor, costs: Tensor, pricing: Pricing) -> Tensor:
         """Cross-entropy of ``[n, L]`` log-probabilities with ``[n, L]`` of the target: a scalar."""

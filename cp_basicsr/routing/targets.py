@@ -12,7 +12,7 @@ from torch import Tensor
 MIN_MSE = 1e-6
 ETA_LIMITS = (1e-3, 1e3)
 BISECTIONS = 40
-PRICE_LIMIT = 1e4
+PRICE_LIMIT = 1e6
 
 
 def tile_mse(output: Tensor, gt: Tensor, tile: int) -> Tensor:

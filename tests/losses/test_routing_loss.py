@@ -3,7 +3,7 @@ import torch
 from basicsr.losses import build_loss
 from references import priced_cross_entropy
 
-from cp_basicsr.losses.routing_loss import SPAN_SHARES
+from cp_basicsr.losses.routing_loss import SPAN_SHARES, TARGET_SHARE
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing import price_psnr
 
@@ -58,7 +58,7 @@ def test_soft_oracle_loss_is_the_cross_entropy_at_the_prices_of_six_budgets():
     target = criterion.target(psnr, COSTS, pricing)
     own = PROBS.clamp_min(1e-3).log().log_softmax(dim=1).requires_grad_()
     value = criterion(own, target, COSTS, pricing)
-    logits = (0.3 * psnr - COSTS) / 0.2
+    logits = (0.3 * psnr - COSTS) / (0.2 * 0.75)
     assert value.item() == pytest.approx(3 * priced_cross_entropy(logits, own.detach(), COSTS), rel=1e-4)
     value.backward()
     assert torch.isfinite(own.grad).all() and own.grad.abs().max() > 0
@@ -80,15 +80,30 @@ def test_soft_oracle_targets_take_eta_or_solve_it_for_the_budget():
     given = loss('SoftOracleLoss', tau=0.2, eta=0.3)
     pricing = given.pricing(psnr, COSTS, 0.6)
     assert pricing.eta == 0.3
-    torch.testing.assert_close(given.target(psnr, COSTS, pricing).exp(), ((0.3 * psnr - costs) / 0.2).softmax(dim=1))
+    expected = ((0.3 * psnr - costs) / (0.2 * 0.75)).softmax(dim=1)
+    torch.testing.assert_close(given.target(psnr, COSTS, pricing).exp(), expected)
     free = loss('SoftOracleLoss', tau=0.2)
     solved = free.pricing(psnr, COSTS, 0.6)
-    assert solved.eta == pytest.approx(price_psnr(psnr, costs, 0.6, 0.2))
+    assert solved.eta == pytest.approx(price_psnr(psnr, costs, 0.25 + 0.75 * TARGET_SHARE, 0.2 * 0.75))
     target = free.target(psnr, COSTS, solved)
     assert (target.exp() @ costs).mean().item() == pytest.approx(0.6, abs=1e-3)
     for share, price in zip(SPAN_SHARES, solved.prices, strict=True):
         at_this = (target.double() - price * COSTS).softmax(dim=1)
         assert (at_this @ COSTS).mean().item() == pytest.approx(0.25 + 0.75 * share, abs=1e-3)
+
+
+@pytest.mark.parametrize('budget', [0.35, 0.5, 0.9])
+def test_a_target_tells_tiles_apart_whatever_the_budget_and_however_dense_the_sparsest_level(budget):
+    """Three levels between 0.3 and 1: of all tiles alike a target at tau 0.5 would spend half the MACs by itself."""
+    psnr = torch.tensor([[30.0, 30.1, 30.1], [25.0, 27.0, 28.0], [28.0, 28.5, 28.8]], dtype=torch.float64)
+    costs = torch.tensor([0.3, 0.6, 1.0], dtype=torch.float64)
+    criterion = loss('SoftOracleLoss')
+    pricing = criterion.pricing(psnr, costs, budget)
+    assert pricing.eta == pytest.approx(criterion.pricing(psnr, costs, 0.7).eta)
+    target = criterion.target(psnr, costs, pricing)
+    assert (target.exp() @ costs).mean().item() == pytest.approx(budget, abs=1e-3)
+    gaps = target[:, -1] - target[:, 0]
+    assert gaps[1] > gaps[2] + 0.5 and gaps[2] > gaps[0] + 0.5
 
 
 def classsr_class_loss(probs):

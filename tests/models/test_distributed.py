@@ -72,4 +72,4 @@ def test_two_gloo_processes_train_as_one_with_the_whole_batch(tmp_path: Path, ru
             torch.testing.assert_close(first['state'][index], state, rtol=1e-5, atol=1e-6, equal_nan=True)
         for own, other in zip(first['logs'], logs, strict=True):
             losses = {name: value for name, value in other.items() if name.startswith('l_')}
-            assert losses == pytest.approx({name: own[name] for name in losses}, rel=1e-5, abs=1e-6)
+            assert losses == pytest.approx({name: own[name] for name in losses}, rel=1e-4, abs=1e-6)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from references import errors_of, priced_cross_entropy, worth_of
+from references import budget_crossing, errors_of, priced_cross_entropy, worth_of
 from torch import Tensor
 from training import batch_of, build, train, training_options
 
@@ -47,7 +47,7 @@ def test_levels_run_until_enough_patches_are_measured(patches: int, measuring: i
 
 @pytest.mark.parametrize('tile', [TILE, None])
 def test_later_steps_learn_the_target_of_the_patches_they_draw(tile: int | None, tmp_path: Path) -> None:
-    """The soft oracle of each patch by its own pixels; its price is the one at which all patches spend the budget."""
+    """The soft oracle of each patch by its own pixels; priced for 40 % of the span, moved to the budget."""
     tau, budget = 0.3, 0.55
     options = classifier_options(
         tmp_path,
@@ -71,12 +71,15 @@ def test_later_steps_learn_the_target_of_the_patches_they_draw(tile: int | None,
     set_mse = float(sum(each[-1].mean() for each in errors) / len(errors))
     worths = [worth_of(each, bool(tile), set_mse) for each in errors]
     rows = torch.cat(worths)
+    span = costs[-1] - costs[0]
     low, high = 1e-3, 1e3
     for _ in range(60):
         middle = (low * high) ** 0.5
-        spent = float((((middle * rows - costs) / tau).softmax(dim=1) @ costs).mean())
-        low, high = (middle, high) if spent < budget else (low, middle)
-    logits = [(low * each - costs) / tau for each in worths]
+        spent = float((((middle * rows - costs) / (tau * span)).softmax(dim=1) @ costs).mean())
+        low, high = (middle, high) if spent < costs[0] + 0.4 * span else (low, middle)
+    logits = [(low * each - costs) / (tau * span) for each in worths]
+    to_budget = budget_crossing(torch.cat(logits), costs, budget)
+    logits = [each - to_budget * costs for each in logits]
     drawn = [index for patch in seen[3] for index, (lq, _) in enumerate(patches) if torch.equal(lq, patch)]
     with torch.no_grad():
         own = torch.cat([log_probs.flatten(1).T for log_probs in net.predict(seen[3], tile)])

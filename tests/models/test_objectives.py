@@ -109,7 +109,7 @@ def test_two_levels_have_nothing_between(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('tile', [TILE, None])
 def test_the_classifier_s_target_is_the_measured_soft_oracle(tile: int | None, tmp_path: Path) -> None:
-    """CE(q, P), q = softmax((eta PSNR_k - cost_k) / tau) for each tile, with the auxiliary losses, all by loops.
+    """CE(q, P), q = softmax((eta PSNR_k - cost_k) / (tau span)) for each tile, with the auxiliary losses, all by loops.
 
     The errors are measured against those of all batches of the stage: this is its second.
     """
@@ -133,6 +133,7 @@ def test_the_classifier_s_target_is_the_measured_soft_oracle(tile: int | None, t
     ]
     dense = [patch[-1].mean() for _, patches in errors for patch in patches]
     set_mse = float(sum(dense) / len(dense))
+    tau *= costs[-1] - costs[0]
     logits = [(eta * worth_of(patch, bool(tile), set_mse) - costs) / tau for _, patches in errors for patch in patches]
     of_all = torch.cat(logits)
     own = torch.cat([probabilities[index].flatten(1).T.log() for index in range(len(data['lq']))])
