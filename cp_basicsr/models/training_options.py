@@ -28,8 +28,8 @@ class TrainingOptions:
             optimiser stay float32.
         reconstruct: whether levels with values of their own start from a least-squares fit to the dense network on
             the calibration images (``reconstruct``), or from the dense values with zeros written in. The colour
-            denoiser CDnCNN (18 layers), sigma 25, two images, dense 30.10 dB, levels 2, 4 and 6 of 8 without any
-            training: fitted 29.10, 29.87, 30.06 dB; zeros written in 7.75, 15.91, 23.09.
+            denoiser CDnCNN (18 layers), sigma 25, two images, dense 30.10 dB, levels 2, 4 and 6 of 8 with zeros written
+            in: 7.75, 15.91, 23.09 dB; what the fit gives stands in :mod:`cp_basicsr.sparsity.reconstruction`.
         distill: share ``a`` of a sparse level's loss that is measured against the dense output (``sandwich.distill``).
         mixed_weight: weight of a further output of the supernet stage, on which neighbouring tiles run at random levels
             (``sandwich.mixed``); 0 leaves it out. Levels with values of their own drift apart in training: mixing the
