@@ -22,7 +22,7 @@ class TileGrid:
     """A level map over one batch of images.
 
     Attributes:
-        levels: long ``[B, rows, columns]``, one level index for each tile.
+        levels: integers ``[B, rows, columns]``, one level index for each tile.
         tile: side of a tile in lq pixels.
         height, width: lq size in pixels; tiles at the right and lower border may be cut.
     """
@@ -33,7 +33,7 @@ class TileGrid:
     width: int
 
     def at(self, height: int, width: int) -> Tensor:
-        """Levels of the pixels of a ``height x width`` map that spans the image: long ``[B, height, width]``.
+        """Levels of the pixels of a ``height x width`` map that spans the image: integers ``[B, height, width]``.
 
         A pixel of a larger or smaller map lies at its centre, so up- and down-sampling inside a network keep tiles.
         """
@@ -43,7 +43,7 @@ class TileGrid:
         return self.levels[:, :, columns][:, rows]
 
     def densest(self) -> Tensor:
-        """Densest level that each image holds: long ``[B]``; layers that see the whole image run at it."""
+        """Densest level that each image holds: integers ``[B]``; layers that see the whole image run at it."""
         return self.levels.amax(dim=(1, 2))
 
 
@@ -58,7 +58,7 @@ class Placement(ABC):
 
     @abstractmethod
     def levels(self, grid: TileGrid, shape: tuple[int, ...]) -> Tensor:
-        """Level of each output: long, with the shape of the output without its channel axis.
+        """Level of each output: integers, with the shape of the output without its channel axis.
 
         Args:
             grid: the level map.

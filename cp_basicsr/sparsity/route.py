@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,7 +66,7 @@ class Route(ABC):
             placement: where the outputs lie, if not where the layer says (its tokens computed as a map, say).
 
         Returns:
-            One level index for all outputs, or long levels shaped like the output with one channel.
+            One level index for all outputs, or integer levels shaped like the output with one channel.
         """
 
     def count(self, layer: PrunableLayer, counts: dict[int, int]) -> None:
@@ -109,7 +110,8 @@ class LevelMapRoute(Route):
 
     def __init__(self, grid: TileGrid) -> None:
         super().__init__()
-        self.grid = grid
+        # One byte for each pixel: maps of large pictures are made and compared eight times as fast.
+        self.grid = replace(grid, levels=grid.levels.to(torch.uint8))
         self.held = [int(level) for level in grid.levels.unique()]
         self._placed: dict[tuple[Placement, tuple[int, ...]], tuple[Tensor, dict[int, int]]] = {}
 

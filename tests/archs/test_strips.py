@@ -63,7 +63,7 @@ def test_strips_are_the_whole_image_at_any_levels(name, path, monkeypatch):
         monkeypatch.setenv('CP_ENGINE', path)
     elif path == 'compiled term by term':
         # Winograd's tiles begin at a strip's upper edge, so its rounding differs from strip to strip.
-        monkeypatch.setattr(winograd, 'is_faster', lambda mask, block: False)
+        monkeypatch.setattr(winograd, 'is_faster', lambda *_: False)
     net, x = IMAGE_CASES[name].net(), large(name, batch=2)
     everywhere = torch.tensor([1, 0])[:, None, None]
     for levels, tile in ((random_levels(x), TILE), (everywhere, None), (random_levels(x) * 0, TILE)):
