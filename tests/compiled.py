@@ -12,7 +12,7 @@ from references import assert_near
 from torch import Tensor
 
 from cp_basicsr.engine.compiled_layer import PLAIN, CompiledLayer, Epilogue
-from cp_basicsr.engine.host import EngineUnavailableError, processor_sets
+from cp_basicsr.engine.host import EngineUnavailableError, chosen_set, processor_sets
 from cp_basicsr.engine.instructions import instruction_set
 from cp_basicsr.engine.job import Activation
 from cp_basicsr.engine.schedule import level_schedule, uniform_schedule
@@ -21,10 +21,20 @@ try:
     SETS = processor_sets()
 except EngineUnavailableError:
     SETS = ()
-each_set = pytest.mark.parametrize(
-    'isa', [pytest.param(name, marks=[] if name in SETS else pytest.mark.skip(f'no {name} here'))
-            for name in ('avx512', 'avx2')],
-)  # fmt: skip
+try:
+    HAS_BF16 = 'avx512' in SETS and chosen_set('bf16') == 'avx512_bf16'
+except EngineUnavailableError:
+    HAS_BF16 = False
+
+
+def _sets(*names: str) -> pytest.MarkDecorator:
+    here = {*SETS, 'avx512_bf16'} if HAS_BF16 else set(SETS)
+    marks = {name: [] if name in here else pytest.mark.skip(f'no {name} here') for name in names}
+    return pytest.mark.parametrize('isa', [pytest.param(name, marks=marks[name]) for name in names])
+
+
+each_set = _sets('avx512', 'avx2')
+each_set_and_bf16 = _sets('avx512', 'avx2', 'avx512_bf16')
 needs_engine = pytest.mark.skipif(not SETS, reason='no compiled code can run on this processor')
 
 

@@ -154,5 +154,5 @@ def _avx2() -> InstructionSet:
 def instruction_set(name: str) -> InstructionSet:
     """The forms of 'avx512', 'avx2' or 'avx512_bf16'; this processor need not have them."""
     if name == 'avx512_bf16':
-        return replace(_avx512(), name=name, paired=True)
+        return replace(instruction_set('avx512'), paired=True)
     return {'avx512': _avx512, 'avx2': _avx2}[name]()

@@ -41,8 +41,7 @@ class Job(ctypes.Structure):
     sums of a strip are kept. For levels that run as Winograd's convolution, ``transformed`` and ``products`` are where
     the transformed inputs of ``transformed_packs`` packs of positions, and the products of one pack, are kept, and
     ``transformed_step`` is the floats from one product's inputs to the next's, and ``terms`` how many of 4 bytes each
-    product of a tile is the sum of. Inputs are copied for whole tiles of
-    ``tile_rows`` output rows.
+    product of a tile is the sum of. Inputs are copied for whole tiles of ``tile_rows`` output rows.
     ``upwards`` (0 or 1) takes the bands from the last to the first. ``next_band`` is the next band that no thread has
     taken yet.
     """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from compiled import Layer, each_set, random_mask
+from compiled import Layer, each_set, each_set_and_bf16, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,13 +60,14 @@ def test_rounding_stays_below_a_hundred_thousandth_of_the_largest_output(
     assert error <= 1e-5 * layer.expected(x, 0).abs().max()
 
 
-@each_set
+@each_set_and_bf16
 @pytest.mark.parametrize('special', [torch.nan, torch.inf, 3e38, 1e-42])
-def test_numbers_that_it_would_spread_or_lose_reach_their_neighbours_only(isa, special):
-    layer = Layer(isa, [DENSE[24]], 1, (1, 1), bias=False)
+@pytest.mark.parametrize('in_width', [24, 25])
+def test_numbers_that_it_would_spread_or_lose_reach_their_neighbours_only(isa, in_width, special):
+    layer = Layer(isa, [torch.ones(24, in_width, 3, 3, dtype=torch.bool)], 1, (1, 1), bias=False)
     assert layer.compiled.transformed == (True,)
-    x = torch.zeros(1, 24, 20, 40)
-    x[0, 3, 9, 17] = special
+    x = torch.zeros(1, in_width, 20, 40)
+    x[0, in_width - 1, 9, 17] = special
     output = layer.run(x, 0)
     reached = torch.zeros(20, 40, dtype=torch.bool)
     reached[8:11, 16:19] = True
