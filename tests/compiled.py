@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cp_basicsr.engine.compiled_layer import PLAIN, CompiledLayer, Epilogue
 from cp_basicsr.engine.host import EngineUnavailableError, chosen_set, processor_sets
+from cp_basicsr.engine.inputs import Inputs
 from cp_basicsr.engine.instructions import instruction_set
 from cp_basicsr.engine.job import Activation
 from cp_basicsr.engine.schedule import level_schedule, uniform_schedule
@@ -69,17 +70,17 @@ class Layer:
         self.compiled = CompiledLayer(values, stride, padding, instruction_set(isa))
 
     def run(
-        self, x: Tensor | list[Tensor], levels: int | Tensor, epilogue: Epilogue = PLAIN, upwards: bool = False
+        self, x: Tensor | Inputs, levels: int | Tensor, epilogue: Epilogue = PLAIN, upwards: bool = False
     ) -> Tensor:
         """The compiled layer at one level, or with levels ``[B, h, w]`` of its outputs."""
-        first = x if isinstance(x, Tensor) else x[0]
+        inputs = x if isinstance(x, Inputs) else Inputs((x,))
         scratch, threads = self.compiled.scratch, torch.get_num_threads()
         if isinstance(levels, int):
-            height, width = self.compiled.out_size(*first.shape[2:])
-            schedule = uniform_schedule(first.shape[0], height, width, levels, scratch, threads)
+            height, width = self.compiled.out_size(*inputs.shape[2:])
+            schedule = uniform_schedule(inputs.shape[0], height, width, levels, scratch, threads)
         else:
             schedule = level_schedule(levels.numpy(), scratch, threads)
-        return self.compiled.run(x, schedule, epilogue, upwards)
+        return self.compiled.run(inputs, schedule, epilogue, upwards)
 
     def expected(self, x: Tensor, levels: int | Tensor) -> Tensor:
         """F.conv2d of the masked weights in double precision."""
@@ -103,9 +104,9 @@ class Layer:
             selected = torch.where((levels == level)[:, None], output, selected)
         return selected
 
-    def check(self, x: Tensor | list[Tensor], levels: int | Tensor) -> None:
+    def check(self, x: Tensor | Inputs, levels: int | Tensor) -> None:
         """Compiled and expected outputs are equal but for rounding, whichever end the work begins at."""
-        whole = x if isinstance(x, Tensor) else torch.cat(x, dim=1)
+        whole = x.made() if isinstance(x, Inputs) else x
         output, expected = self.run(x, levels), self.expected(whole, levels)
         assert_near(output, expected, self._convolved(whole.double(), levels, torch.abs))
         assert torch.equal(self.run(x, levels, upwards=True), output)

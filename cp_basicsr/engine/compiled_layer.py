@@ -12,6 +12,7 @@ from torch import Tensor
 from . import threads, winograd
 from .driver import driver
 from .geometry import Scratch
+from .inputs import Inputs
 from .instructions import FLOAT, PIXELS, InstructionSet
 from .job import PLANE, Activation, Job, LevelCode, map_values
 from .kernel import Kernel, kernel_of
@@ -141,20 +142,18 @@ class CompiledLayer:
             for size, pad, kernel in zip((height, width), self.padding, self.kernel, strict=True)
         )
 
-    def run(
-        self, x: Tensor | Sequence[Tensor], schedule: Schedule, epilogue: Epilogue = PLAIN, upwards: bool = False
-    ) -> Tensor:
+    def run(self, inputs: Inputs, schedule: Schedule, epilogue: Epilogue = PLAIN, upwards: bool = False) -> Tensor:
         """Outputs ``[B, out, h, w]``, shuffled if so asked, float32; rows may lie further apart than they are wide.
 
         Args:
-            x: float32 ``[B, in, H, W]``, any strides; several maps stand for their concatenation along the channels.
+            inputs: float32 ``[B, in, H, W]``, any strides.
             schedule: made for the output's size and this layer's scratch.
             epilogue: what is done while the outputs are stored.
             upwards: begin at the lower end of the images, as is best after a layer that began at the upper end: what it
                 computed last is still in the cache.
         """
-        parts = [_with_adjacent_columns(part) for part in ([x] if isinstance(x, Tensor) else x)]
-        images, _, height, width = parts[0].shape
+        parts = [_with_adjacent_columns(part) for part in inputs.parts]
+        images, _, height, width = inputs.shape
         planes = np.concatenate([_planes(part) for part in parts], axis=1)
         out_height, out_width = self.out_size(height, width)
         factor = epilogue.shuffle
@@ -171,6 +170,7 @@ class CompiledLayer:
             height=height,
             width=width,
             channels=self.in_width,
+            doubled=inputs.doubled,
             **map_values('output', output),
             outputs=self.out_width,
             **map_values('residual', residual),

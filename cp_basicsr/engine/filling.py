@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -65,10 +66,9 @@ class Filling:
         window = self._window(strip)
         b.store(NO_MAGNITUDE, self.largest)
         with b.loop(window.vectors) as v:
-            lanes = b.add(
-                b.splat(b.total(window.left, (v, i64(PIXELS))), LANES), ir.Constant(LANES, list(range(PIXELS)))
-            )
-            inside = b.icmp_unsigned('<', lanes, b.splat(f['width'], LANES))
+            first = b.splat(self._given(b.total(window.left, (v, i64(PIXELS)))), LANES)
+            lanes = b.add(first, ir.Constant(LANES, list(range(PIXELS))))
+            inside = b.icmp_unsigned('<', lanes, b.splat(self._given(f['width']), LANES))
             b.store(b.bitcast(inside, BITS), b.at(self.masks, v, BITS))
         with b.loop(f['channels']) as channel:
             plane, pitch = self._plane(window.image, channel)
@@ -78,7 +78,7 @@ class Filling:
                 y = b.add(window.top, row)
                 with b.if_else(b.icmp_unsigned('<', y, f['height'])) as (copy, clear):
                     with copy:
-                        source = b.at(plane, b.mul(y, pitch))
+                        source = b.at(plane, b.mul(self._given(y), pitch))
                         with b.if_else(b.icmp_signed('==', f['stride'], i64(1))) as (unit, strided):
                             with unit:
                                 self._copy_row(source, target, window)
@@ -87,6 +87,10 @@ class Filling:
                     with clear, b.loop(f['stride']) as phase, b.loop(window.vectors) as v:
                         place = b.total((phase, f['scratch_phase']), (v, i64(PIXELS)))
                         b.put_vector(ZEROS, b.at(target, place))
+
+    def _given(self, place: ir.Value) -> ir.Value:
+        """The row or column of the map in memory that stands at a row or column of the inputs."""
+        return self.b.ashr(place, self.fields['doubled'])
 
     def ordinary(self) -> ir.Value:
         """Whether the largest input of the strip (of a layer of stride 1) can be added and multiplied without care.
@@ -102,10 +106,28 @@ class Filling:
     def _copy_row(self, source: ir.Value, target: ir.Value, window: _Window) -> None:
         """One input row; all vectors by the same instructions: branches would be guessed wrong at the borders."""
         b = self.b
+        doubled = b.icmp_signed('!=', self.fields['doubled'], i64(0))
+        with b.if_else(doubled) as (twice, once):
+            with twice:
+                begins_late = b.trunc(window.left, I1)
+                self._copy_vectors(source, target, window, lambda values: self._doubled(values, begins_late))
+            with once:
+                self._copy_vectors(source, target, window, lambda values: values)
+
+    def _doubled(self, values: ir.Value, begins_late: ir.Value) -> ir.Value:
+        """Each of the first values twice; the first once, if the vector begins with its second half."""
+        early, late = (self.b.picked([values], [(k + more) // 2 for k in range(PIXELS)]) for more in (0, 1))
+        return self.b.select(begins_late, late, early)
+
+    def _copy_vectors(
+        self, source: ir.Value, target: ir.Value, window: _Window, changed: Callable[[ir.Value], ir.Value]
+    ) -> None:
+        b = self.b
         with b.loop(window.vectors) as v:
             shift = b.mul(v, i64(PIXELS))
             inside = b.bitcast(b.load(b.at(self.masks, v, BITS), typ=BITS), ir.VectorType(I1, PIXELS))
-            values = self._masked_load(b.at(source, b.add(window.left, shift)), inside)
+            first = self._given(b.add(window.left, shift))
+            values = changed(self._masked_load(b.at(source, first), inside))
             b.put_vector(values, b.at(target, shift))
             magnitudes = b.and_(b.bitcast(values, PATTERNS), MAGNITUDE)
             largest = b.load(self.largest, typ=PATTERNS)
@@ -119,7 +141,7 @@ class Filling:
             place = b.at(target, b.total((phase, f['scratch_phase']), step))
             with b.if_else(b.icmp_unsigned('<', column, f['width'])) as (copy, clear):
                 with copy:
-                    b.store(b.element(source, column), place)
+                    b.store(b.element(source, self._given(column)), place)
                 with clear:
                     b.store(ir.Constant(F32, 0.0), place)
 

@@ -35,13 +35,15 @@ class Job(ctypes.Structure):
     """One layer on one batch of images. Strides are in floats; columns are neighbours.
 
     ``planes`` points at :data:`PLANE` of each channel of each image: they may lie in several feature maps, so that a
-    concatenation along the channels need not be made. ``levels`` points at :class:`LevelCode` of each level, ``bands``,
-    ``strips``, ``groups`` and ``runs`` at the tables of :mod:`cp_basicsr.engine.schedule`. Strides of output and
-    residual are those after PixelShuffle by ``shuffle``. ``sums`` is where in a thread's scratch memory, in floats, the
-    sums of a strip are kept. For levels that run as Winograd's convolution, ``transformed`` and ``products`` are where
-    the transformed inputs of ``transformed_packs`` packs of positions, and the products of one pack, are kept, and
-    ``transformed_step`` is the floats from one product's inputs to the next's, and ``terms`` how many of 4 bytes each
-    product of a tile is the sum of. Inputs are copied for whole tiles of ``tile_rows`` output rows.
+    concatenation along the channels need not be made. Where ``doubled`` is 1 (else 0) they are half as high and wide as
+    ``height`` x ``width``, and each of their pixels stands twice along rows and columns. ``levels`` points at
+    :class:`LevelCode` of each level, ``bands``, ``strips``, ``groups`` and ``runs`` at the tables of
+    :mod:`cp_basicsr.engine.schedule`. Strides of output and residual are those after PixelShuffle by ``shuffle``.
+    ``sums`` is where in a thread's scratch memory, in floats, the sums of a strip are kept. For levels that run as
+    Winograd's convolution, ``transformed`` and ``products`` are where the transformed inputs of ``transformed_packs``
+    packs of positions, and the products of one pack, are kept, and ``transformed_step`` is the floats from one
+    product's inputs to the next's, and ``terms`` how many of 4 bytes each product of a tile is the sum of. Inputs are
+    copied for whole tiles of ``tile_rows`` output rows.
     ``upwards`` (0 or 1) takes the bands from the last to the first. ``next_band`` is the next band that no thread has
     taken yet.
     """
@@ -51,6 +53,7 @@ class Job(ctypes.Structure):
         ('height', ctypes.c_int64),
         ('width', ctypes.c_int64),
         ('channels', ctypes.c_int64),
+        ('doubled', ctypes.c_int64),
         *map_fields('output'),
         ('outputs', ctypes.c_int64),
         *map_fields('residual'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from cp_basicsr.sparsity import ImagePlacement, NMLinear, Placement, PrunableLay
 
 from .compiled_layer import PLAIN, CompiledLayer, Epilogue
 from .compiled_network import CompiledNetwork
+from .inputs import Inputs
 from .job import Activation
 from .schedule import Schedule, level_schedule, uniform_schedule
 
@@ -35,47 +36,43 @@ class EngineRoute(Route):
         self._upwards = False
 
     def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
-        return self.run_with(layer, x, PLAIN)
+        return self.run_with(layer, Inputs((x,)), PLAIN)
 
     def levels_of(
         self, layer: PrunableLayer, shape: tuple[int, ...], placement: Placement | None = None
     ) -> tuple[int | Tensor, dict[int, int]]:
         return self.route.levels_of(layer, shape, placement)
 
-    def run_with(self, module: nn.Module, x: Tensor | Sequence[Tensor], epilogue: Epilogue) -> Tensor:
+    def run_with(self, module: nn.Module, inputs: Inputs, epilogue: Epilogue) -> Tensor:
         """Outputs of a prunable layer or dense convolution after ``epilogue``.
 
-        Several inputs stand for their concatenation along the channels. A global layer (a map of 1 x 1) and what is not
-        compiled run in PyTorch.
+        A global layer (a map of 1 x 1) and what is not compiled run in PyTorch.
         """
-        parts = [x] if isinstance(x, Tensor) else list(x)
-        layer = self.compiled_layer(module, parts)
+        layer = self.compiled_layer(module, inputs)
         if layer is None:
-            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            x = inputs.made()
             output = self.route.run(module, x) if isinstance(module, PrunableLayer) else module(x)
             return applied(epilogue, output)
         if isinstance(module, NMLinear):
-            return self._run_tokens(module, layer, parts[0], epilogue)
-        shape = (parts[0].shape[0], layer.out_width, *layer.out_size(*parts[0].shape[2:]))
+            return self._run_tokens(module, layer, inputs.parts[0], epilogue)
+        shape = (inputs.shape[0], layer.out_width, *layer.out_size(*inputs.shape[2:]))
         schedule = self._schedule(module, layer, shape, shape)
         after = self.compiled.activations.get(module)
         if after is not None:
-            return applied(epilogue, after(self._compute(layer, parts, schedule)))
+            return applied(epilogue, after(self._compute(layer, inputs, schedule)))
         if epilogue.residual is not None and not _same_shape(epilogue.residual, shape, epilogue.shuffle):
-            return applied(epilogue, self._compute(layer, parts, schedule))
-        return self._compute(layer, parts, schedule, epilogue)
+            return applied(epilogue, self._compute(layer, inputs, schedule))
+        return self._compute(layer, inputs, schedule, epilogue)
 
-    def compiled_layer(self, module: nn.Module, parts: Sequence[Tensor]) -> CompiledLayer | None:
+    def compiled_layer(self, module: nn.Module, inputs: Inputs) -> CompiledLayer | None:
         """The compiled layer that computes a module's outputs for these inputs; None: PyTorch does."""
         layer = self.compiled.layers.get(module)
-        return layer if layer is not None and _fits(module, parts, layer) else None
+        return layer if layer is not None and _fits(module, inputs, layer) else None
 
-    def _compute(
-        self, layer: CompiledLayer, x: Tensor | Sequence[Tensor], schedule: Schedule, epilogue: Epilogue = PLAIN
-    ) -> Tensor:
+    def _compute(self, layer: CompiledLayer, inputs: Inputs, schedule: Schedule, epilogue: Epilogue = PLAIN) -> Tensor:
         """Run a layer in the direction opposite to the last one's: what that computed last is still in the cache."""
         self._upwards = not self._upwards
-        return layer.run(x, schedule, epilogue, self._upwards)
+        return layer.run(inputs, schedule, epilogue, self._upwards)
 
     def run_pixels(self, module: NMLinear, x: Tensor, epilogue: Epilogue = PLAIN) -> Tensor:
         """A compiled Linear on every pixel of a map that spans the image: ``[B, in, H, W]`` -> ``[B, out, H, W]``.
@@ -84,7 +81,8 @@ class EngineRoute(Route):
         """
         layer = self.compiled.layers[module]
         shape = (x.shape[0], layer.out_width, *x.shape[2:])
-        return self._compute(layer, x, self._schedule(module, layer, shape, shape, ImagePlacement()), epilogue)
+        schedule = self._schedule(module, layer, shape, shape, ImagePlacement())
+        return self._compute(layer, Inputs((x,)), schedule, epilogue)
 
     def _run_tokens(self, module: NMLinear, layer: CompiledLayer, x: Tensor, epilogue: Epilogue) -> Tensor:
         """Tokens ``[..., C]`` as the pixels of one map."""
@@ -93,7 +91,7 @@ class EngineRoute(Route):
         pixels = (1, layer.out_width, tokens // columns, columns)
         shape = (*x.shape[:-1], layer.out_width)
         feature_map = x.reshape(tokens, layer.in_width).T.contiguous().view(1, layer.in_width, *pixels[2:])
-        output = self._compute(layer, feature_map, self._schedule(module, layer, shape, pixels))
+        output = self._compute(layer, Inputs((feature_map,)), self._schedule(module, layer, shape, pixels))
         return applied(epilogue, output.reshape(layer.out_width, tokens).T.reshape(shape))
 
     def _schedule(
@@ -138,17 +136,17 @@ def applied(epilogue: Epilogue, output: Tensor) -> Tensor:
     return output
 
 
-def _fits(module: nn.Module, parts: Sequence[Tensor], layer: CompiledLayer) -> bool:
+def _fits(module: nn.Module, inputs: Inputs, layer: CompiledLayer) -> bool:
     """Whether a compiled layer can take these inputs; a map or list of one position is not worth it."""
-    first = parts[0]
+    parts, first = inputs.parts, inputs.parts[0]
     if any(part.dtype != torch.float32 or part.device.type != 'cpu' for part in parts):
         return False
     if isinstance(module, NMLinear):
         return len(parts) == 1 and first.shape[-1] == layer.in_width < first.numel()
     if any(part.dim() != 4 or part.shape[0] != first.shape[0] or part.shape[2:] != first.shape[2:] for part in parts):
         return False
-    height, width = layer.out_size(*first.shape[2:])
-    return sum(part.shape[1] for part in parts) == layer.in_width and height > 0 < width and height * width > 1
+    height, width = layer.out_size(*inputs.shape[2:])
+    return inputs.shape[1] == layer.in_width and height > 0 < width and height * width > 1
 
 
 def _same_shape(residual: Tensor, shape: tuple[int, ...], shuffle: int) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from references import assert_near
 
 from cp_basicsr.engine.geometry import Scratch
+from cp_basicsr.engine.inputs import Inputs
 from cp_basicsr.engine.schedule import uniform_schedule
 
 KERNELS = [(1, 1), (3, 3), (5, 5), (7, 7), (1, 3), (3, 1), (5, 1)]
@@ -40,13 +41,15 @@ def cases(draw):
 
 @st.composite
 def layouts(draw, x):
-    """The same values with other strides, or as parts that stand for their concatenation."""
+    """The same values with other strides, or as parts that stand for their concatenation, perhaps at half the size."""
     kind = draw(st.sampled_from([*LAYOUTS, 'parts']), label='layout')
+    doubled = draw(st.booleans(), label='doubled')
     if kind != 'parts':
-        return laid_out(x, kind)
+        return Inputs((laid_out(x, kind),), doubled)
     cuts = sorted(draw(st.sets(st.integers(1, max(x.shape[1] - 1, 1)), max_size=3), label='cuts'))
     parts = x.tensor_split(cuts, dim=1)
-    return [laid_out(part, draw(st.sampled_from(LAYOUTS))) for part in parts if part.shape[1]]
+    laid = [laid_out(part, draw(st.sampled_from(LAYOUTS))) for part in parts if part.shape[1]]
+    return Inputs(tuple(laid), doubled)
 
 
 def laid_out(x, kind):
@@ -82,8 +85,7 @@ def level_map(shape, tile, levels, seed):
 def test_any_layer_on_any_input_at_any_levels(isa, case):
     options, x, tile = case
     layer = Layer(isa, **options)
-    first = x if isinstance(x, torch.Tensor) else x[0]
-    shape = (first.shape[0], *layer.compiled.out_size(*first.shape[2:]))
+    shape = (x.shape[0], *layer.compiled.out_size(*x.shape[2:]))
     layer.check(x, level_map(shape, tile, len(options['masks']), options['seed']))
 
 

@@ -57,6 +57,13 @@ def other_operand_in_place(n, x):
     return y
 
 
+def enlarged_changed(n, x):
+    y = x * 1.0
+    z = F.interpolate(y, scale_factor=2)
+    y += 1
+    return n.a(z) + F.interpolate(y, scale_factor=2)
+
+
 def output_used_twice(n, x):
     y = n.a(x)
     return F.relu(y) + n.b(y)
@@ -133,6 +140,16 @@ FORWARDS = {
     'concatenation of three': (lambda n, x: n.two(torch.cat((x[:, :3], n.a(x), x[:, 3:]), dim=1)) + x, None),
     'concatenation along rows': (lambda n, x: n.a(torch.cat([x, x], 2)), 1),
     'concatenation counted from the end': (lambda n, x: n.two(torch.cat([n.a(x), x], -3)), None),
+    'enlarged': (lambda n, x: n.a(F.interpolate(n.b(x), scale_factor=2, mode='nearest')), 0),
+    'enlarged and stored with an activation': (lambda n, x: n.relu(n.a(F.interpolate(x, None, 2))), 0),
+    'enlarged, read twice': (lambda n, x: [n.a(y) + n.b(y) for y in [F.interpolate(x, scale_factor=2)]][0], 0),
+    'enlarged, kept': (lambda n, x: [n.a(y) + y for y in [F.interpolate(x, scale_factor=2)]][0], 1),
+    'enlarged concatenation': (lambda n, x: n.two(F.interpolate(torch.cat([n.a(x), x], 1), scale_factor=2)), 0),
+    'enlarged to a size': (lambda n, x: n.a(F.interpolate(x, size=(9, 30))), 1),
+    'enlarged more': (lambda n, x: n.a(F.interpolate(x, scale_factor=3)), 1),
+    'enlarged more along rows': (lambda n, x: n.a(F.interpolate(x, scale_factor=(4, 2))), 1),
+    'enlarged smoothly': (lambda n, x: n.a(F.interpolate(x, scale_factor=2, mode='bilinear')), 1),
+    'enlarged, in place later': (enlarged_changed, None),
     'split': (lambda n, x: n.a(n.wide(x).chunk(9, dim=1)[2]), None),
     'transposed': (lambda n, x: n.a(x.transpose(2, 3)).transpose(2, 3), None),
     'flattened and back': (lambda n, x: n.a(x).flatten(2).unflatten(2, x.shape[2:]) + x, None),
@@ -152,7 +169,13 @@ FORWARDS = {
 NOT_TRACED = {'a branch on the size', 'a branch on the values'}
 
 
-NOT_PLACED = {'an output that is broadcast', 'concatenation along rows', 'transposed'}
+NOT_PLACED = {
+    'an output that is broadcast',
+    'concatenation along rows',
+    'transposed',
+    'enlarged to a size',
+    'enlarged more along rows',
+}
 
 
 def routes_for(name, x):

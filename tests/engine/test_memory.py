@@ -51,6 +51,25 @@ def test_no_more_is_kept_than_allowed():
     assert all(block.size < 10_000 for block in blocks._free), 'one that is larger than all of it is not kept'
 
 
+def test_what_is_kept_leaves_room_for_what_is_lent():
+    """Blocks of one network do not add to the memory that another one takes."""
+    blocks = Blocks(kept=5000 * 4)
+    blocks.lend(4000)
+    gc.collect()
+    lent = [blocks.lend(1500), blocks.lend(2000)]
+    assert not blocks._free, 'together they would be more than 5000'
+    del lent
+    gc.collect()
+    assert {block.size for block in blocks._free} == {1500, 2000}
+    larger = [blocks.lend(7000), blocks.lend(2000)]
+    assert not blocks._free and larger
+    del larger
+    gc.collect()
+    blocks.lend(9000)
+    gc.collect()
+    assert sum(block.nbytes for block in blocks._free) <= 5000 * 4
+
+
 def test_a_block_may_come_back_while_another_is_chosen():
     """Collecting garbage runs anywhere, also in the middle of lend."""
 

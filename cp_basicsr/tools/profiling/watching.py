@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from cp_basicsr.engine.compiled_layer import PLAIN, CompiledLayer, Epilogue
+from cp_basicsr.engine.inputs import Inputs
 from cp_basicsr.engine.job import Activation
 from cp_basicsr.engine.route import EngineRoute
 from cp_basicsr.sparsity import NMLinear, Placement, PrunableLayer, Route
@@ -96,14 +97,13 @@ class TimedRoute(Route):
         self.watch = watch
 
     def run(self, layer: PrunableLayer, x: Tensor) -> Tensor:
-        with self.watch.timing(layer, self._compiled(layer, [x])):
+        with self.watch.timing(layer, self._compiled(layer, Inputs((x,)))):
             return self.route.run(layer, x)
 
-    def run_with(self, module: nn.Module, x: Tensor | Sequence[Tensor], epilogue: Epilogue) -> Tensor:
+    def run_with(self, module: nn.Module, inputs: Inputs, epilogue: Epilogue) -> Tensor:
         """As :meth:`EngineRoute.run_with`."""
-        parts = [x] if isinstance(x, Tensor) else list(x)
-        with self.watch.timing(module, self._compiled(module, parts), epilogue):
-            return self.route.run_with(module, x, epilogue)
+        with self.watch.timing(module, self._compiled(module, inputs), epilogue):
+            return self.route.run_with(module, inputs, epilogue)
 
     def run_pixels(self, module: NMLinear, x: Tensor, epilogue: Epilogue = PLAIN) -> Tensor:
         """As :meth:`EngineRoute.run_pixels`."""
@@ -115,8 +115,8 @@ class TimedRoute(Route):
     ) -> tuple[int | Tensor, dict[int, int]]:
         return self.route.levels_of(layer, shape, placement)
 
-    def _compiled(self, module: nn.Module, parts: Sequence[Tensor]) -> CompiledLayer | None:
-        return self.route.compiled_layer(module, parts) if isinstance(self.route, EngineRoute) else None
+    def _compiled(self, module: nn.Module, inputs: Inputs) -> CompiledLayer | None:
+        return self.route.compiled_layer(module, inputs) if isinstance(self.route, EngineRoute) else None
 
 
 def describe_epilogue(epilogue: Epilogue) -> str:
