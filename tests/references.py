@@ -116,10 +116,15 @@ def priced_cross_entropy(logits: Tensor, predicted: Tensor, costs: Tensor, of_al
 
 
 def errors_of(gt: Tensor, outputs: list[Tensor], side: int | None) -> list[Tensor]:
-    """Mean squared error of each level on each tile of ``side`` gt pixels of each patch: float64 ``[L, tiles]``."""
+    """Error to expect of each level on each tile of ``side`` gt pixels of each patch: float64 ``[L, tiles]``.
+
+    The densest level's mean squared error, and the level's mean squared distance to it.
+    """
     errors = []
     for index, image in enumerate(gt):
-        squares = [(output[index] - image).detach().double().square().mean(dim=0) for output in outputs]
+        dense = outputs[-1][index].detach().double()
+        of_dense = (dense - image.double()).square().mean(dim=0)
+        squares = [of_dense + (output[index].detach().double() - dense).square().mean(dim=0) for output in outputs]
         step = side or max(image.shape[1:])
         corners = itertools.product(range(0, image.shape[1], step), range(0, image.shape[2], step))
         errors.append(torch.stack([

@@ -160,14 +160,24 @@ class Objectives:
         return {'l_oracle': self.model.criteria['oracle'](_rows(log_probs), target, self._costs(), self._pricing)}
 
     def _errors(self, outputs: dict[int, Tensor]) -> Tensor:
-        """Mean squared error of each tile at each level on the batch: float64 ``[B, L, rows, columns]``."""
+        """Mean squared error to expect of each tile at each level on the batch: float64 ``[B, L, rows, columns]``.
+
+        The densest level's is measured. What another level adds to it is taken for the squared distance of the two
+        outputs: if the dense one is the mean of all images that the input may show, that is its expectation, whereas
+        the two true errors differ mostly by luck. M6C40 x2, levels 5, 10, 15, 20, 30 and 40 of 40, 1,000 iterations, dB
+        over static levels at 50, 40 and 30 % of the MACs, 20 images of BSD100: 0.014, 0.033, 0.076; from true errors
+        0.011, 0.029, 0.066; a router that knows these distances 0.017, 0.039, 0.090. CDnCNN, sigma 25, 12 images of
+        McMaster, levels 16, 24, 32, 48 and 64 of 64, at 40 and 30 %: -0.002, 0.014; from true errors -0.016, -0.002.
+        """
         model = self.model
         tile = model.training_tile()
         scale = model.gt.shape[-1] // model.lq.shape[-1]
         side = max(model.gt.shape[-2:]) if tile is None else tile * scale
         # The frames of a video count as channels.
-        mse = [tile_mse(outputs[level].flatten(1, -3), model.gt.flatten(1, -3), side) for level in sorted(outputs)]
-        return torch.stack(mse, dim=1).double()
+        *sparse, dense = (outputs[level].flatten(1, -3) for level in sorted(outputs))
+        error = tile_mse(dense, model.gt.flatten(1, -3), side)
+        mse = [error + tile_mse(output, dense, side) for output in sparse]
+        return torch.stack([*mse, error], dim=1).double()
 
     def _set_prices(self, mse: Tensor) -> None:
         """Learn from the errors of a set of patches, the same number in each process, what errors and MACs cost."""
