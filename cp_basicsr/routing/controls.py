@@ -1,4 +1,9 @@
-"""Ways to route that a classifier has to beat at equal cost: random, by edges, and by the true errors.
+"""Ways to route at equal cost that a classifier is measured by: random, by edges, by the true errors, or by those to
+expect of somebody who has seen the outputs of all levels, but not the true image.
+
+The last, ``informed``, takes the error of a tile at a level for the dense level's plus the squared distance of the two
+outputs. That is its expectation if the dense output is the mean of all images that the input may show; then no router
+that does not know the true image gains more on average, and what the oracle gains beyond it is luck.
 
 Tiles may come from one image or from a whole set; their *weights* are shares of their image, so that the cost of a set
 is the mean of its images', as in a table.
@@ -12,7 +17,8 @@ from torch import Tensor
 
 from .policy import levels_for_budget, spent_share
 
-CONTROLS = ('random', 'oracle', 'edge')
+DEFAULT_CONTROLS = ('random', 'oracle', 'edge')
+CONTROLS = (*DEFAULT_CONTROLS, 'informed')
 LAPLACIAN = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
 SLACK = 1e-9  # of all tiles: what sums of weights may differ by
 
@@ -66,14 +72,15 @@ def levels_by_score(scores: Tensor, shares: Tensor, costs: Tensor, weights: Tens
 
 
 def oracle_levels(errors: Tensor, costs: Tensor, weights: Tensor, budget: float) -> Tensor:
-    """The levels that the true errors ask for: the least weighted error that the budget buys, to within one tile.
+    """The levels that known errors ask for: the least weighted error that the budget buys, to within one tile.
 
     Solved with a Lagrangian price. A denser level that does not restore a tile better is not taken, so less than the
     budget may be spent.
 
     Args:
         errors: ``[n, L]`` mean squared error of each tile at each level. Where tiles of several images compete, divide
-            each image's by its mean: that maximises the images' mean PSNR, to first order.
+            each image's by its mean: that maximises the images' mean PSNR, to first order. What is added to all
+            levels of a tile changes nothing.
         costs, weights, budget: as in :func:`levels_by_score`.
 
     Returns:

@@ -22,7 +22,7 @@ from cp_basicsr import autoload
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.data.errors import DataError
 from cp_basicsr.options import OptionError
-from cp_basicsr.routing.controls import CONTROLS
+from cp_basicsr.routing.controls import CONTROLS, DEFAULT_CONTROLS
 from cp_basicsr.routing.policy import BudgetError
 from cp_basicsr.tools.leaderboards.settings import DEFAULT_BUDGETS, PROTOCOLS, Settings
 from cp_basicsr.tools.ranks import place, take_device
@@ -78,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--budgets', type=float, nargs='+', metavar='B', help=f'default: those of {defaults} that the levels allow'
     )
-    parser.add_argument('--controls', nargs='*', choices=CONTROLS, default=CONTROLS, help='default: all three')
+    parser.add_argument(
+        '--controls', nargs='*', choices=CONTROLS, default=DEFAULT_CONTROLS, help='default: all but informed'
+    )
     parser.add_argument('--protocol', choices=PROTOCOLS, default='image', help='classsr: its patches (32, stride 28)')
     parser.add_argument('--dial', action='store_true', help='ten budgets: requested against measured MACs')
     parser.add_argument('--images', type=int, metavar='N', help='only the first N images of each set')

@@ -35,6 +35,7 @@ STYLES = {
     'static': ('s', '-', 'black'),
     'routed': ('o', '-', 'tab:blue'),
     'oracle': ('^', '--', 'tab:green'),
+    'informed': ('v', '--', 'tab:olive'),
     'edge': ('D', '-.', 'tab:orange'),
     'random': ('x', ':', 'tab:gray'),
     'published': ('*', '', 'tab:red'),

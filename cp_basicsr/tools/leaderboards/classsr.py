@@ -93,11 +93,15 @@ class Patches:
         """Restore with the levels ``[n]``; no classifier runs."""
         return self._outcome(seconds_of(lambda: self._run(None, levels)))
 
-    def errors(self) -> Tensor:
+    def output(self) -> Tensor:
+        """The patches restored last ``[n, C, H, W]``."""
+        return torch.cat([part.image for part in self._restored])
+
+    def errors(self, truth: Tensor | None = None) -> Tensor:
         """Mean squared error of each patch ``[n]``, all channels."""
-        gt = _patches(self._gt, PATCH * self.scale, STRIDE * self.scale)
-        restored = torch.cat([part.image for part in self._restored]).clamp(0, 1)
-        return (restored - gt).square().mean(dim=(1, 2, 3)).cpu()
+        if truth is None:
+            truth = _patches(self._gt, PATCH * self.scale, STRIDE * self.scale)
+        return (self.output().clamp(0, 1) - truth.clamp(0, 1)).square().mean(dim=(1, 2, 3)).cpu()
 
     def edges(self) -> Tensor:
         """Edge score of each patch ``[n]``."""

@@ -51,8 +51,12 @@ class Plan:
 
     def chosen(self) -> dict[str, RoutingChoice]:
         """Runs that need no other image and no other run, by key."""
-        static = {level_key(k): replace(self.choice, budget=None, level=k) for k in range(self.levels)}
+        static = {level_key(k): self.static_choice(k) for k in range(self.levels)}
         return static | {routed_key(budget): self.routed_choice(budget) for budget in (*self.budgets, *self.dial)}
+
+    def static_choice(self, level: int) -> RoutingChoice:
+        """One level for every tile; -1 is the dense network."""
+        return replace(self.choice, budget=None, level=level)
 
     def routed_choice(self, budget: float) -> RoutingChoice:
         """Routed at a budget."""
@@ -60,7 +64,15 @@ class Plan:
 
     def dense_choice(self) -> RoutingChoice:
         """The dense network."""
-        return replace(self.choice, budget=None, level=-1)
+        return self.static_choice(-1)
+
+    def lacks(self, record: ImageRecord, wanted: Iterable[str]) -> bool:
+        """Whether an image has to be run: for one of the runs ``wanted``, or for what the controls choose by."""
+        return not set(wanted) <= record.runs.keys() or self.lacks_distances(record)
+
+    def lacks_distances(self, record: ImageRecord) -> bool:
+        """Whether the control ``informed`` is asked for and a record has been made without what it needs."""
+        return 'informed' in self.controls and not record.distances
 
     def controlled(self) -> dict[str, tuple[str, float]]:
         """Control and budget of the other runs, by key."""
@@ -99,17 +111,17 @@ def measure(
 
     def visit(index: int, wanted: Iterable[str], run: Callable[[Subject, ImageRecord], None]) -> None:
         record = records.read(index)
-        if not set(wanted) <= record.runs.keys():
+        if plan.lacks(record, wanted):
             run(load_image(images, index, load), record)
             records.write(index, record)
 
     def choose(subject: Subject, record: ImageRecord) -> None:
         _describe(subject, record)
+        if plan.lacks(record, map(level_key, range(plan.levels))):
+            _run_levels(subject, record, plan, border)
         for key, choice in plan.chosen().items():
             if key not in record.runs:
                 record.runs[key] = _run_record(subject, subject.choose(choice), plan.levels, border)
-                if choice.level is not None:
-                    record.errors[str(choice.level)] = _rounded(subject.errors())
 
     def control(subject: Subject, record: ImageRecord, maps: Mapping[str, Tensor]) -> None:
         for key, levels in maps.items():
@@ -152,8 +164,9 @@ def control_levels(control: str, budget: float, records: Sequence[ImageRecord]) 
     weights = torch.cat([torch.tensor(record.weights, dtype=torch.float64) for record in records])
     costs = torch.tensor([record.costs for record in records], dtype=torch.float64).mean(dim=0)
     spent = sum(run.macs_share for run in routed) / len(routed)
-    if control == 'oracle':
-        levels = oracle_levels(torch.cat([_relative_errors(record) for record in records]), costs, weights, spent)
+    if control in ('oracle', 'informed'):
+        errors = _relative_errors if control == 'oracle' else _relative_distances
+        levels = oracle_levels(torch.cat([errors(record) for record in records]), costs, weights, spent)
     else:
         shares = torch.tensor([run.shares for run in routed], dtype=torch.float64).mean(dim=0)
         scores = _random_scores if control == 'random' else _edge_scores
@@ -163,10 +176,25 @@ def control_levels(control: str, budget: float, records: Sequence[ImageRecord]) 
 
 def _relative_errors(record: ImageRecord) -> Tensor:
     """Errors ``[n, L]`` over the dense level's mean error on the image."""
-    levels = range(len(record.errors))
-    errors = torch.tensor([record.errors[str(k)] for k in levels], dtype=torch.float64).T
+    return _by_level(record.errors) / _dense_error(record)
+
+
+def _relative_distances(record: ImageRecord) -> Tensor:
+    """Distances ``[n, L]`` from the dense output over the dense level's true mean error on the image.
+
+    That one number of each image ``informed`` is allowed to know; it has a say only where images exchange work. The
+    dense error of a tile, the same at all its levels, is left out.
+    """
+    return _by_level(record.distances) / _dense_error(record)
+
+
+def _by_level(values: Mapping[str, list[float]]) -> Tensor:
+    return torch.tensor([values[str(k)] for k in range(len(values))], dtype=torch.float64).T
+
+
+def _dense_error(record: ImageRecord) -> Tensor:
     weights = torch.tensor(record.weights, dtype=torch.float64)
-    return errors / (errors[:, -1] * weights).sum().clamp_min(1e-12)
+    return (_by_level(record.errors)[:, -1] * weights).sum().clamp_min(1e-12)
 
 
 def _edge_scores(record: ImageRecord) -> Tensor:
@@ -184,6 +212,21 @@ def _describe(subject: Subject, record: ImageRecord) -> None:
     record.by_tile, record.sigma = subject.by_tile, subject.sigma
     record.costs, record.weights = subject.costs.tolist(), subject.weights.tolist()
     record.edges = _rounded(subject.edges())
+
+
+def _run_levels(subject: Subject, record: ImageRecord, plan: Plan, border: int) -> None:
+    """Run the static levels, the densest first: only its output has to be kept, for the distances of the others.
+
+    What the record has already of a level, a table may show: it stays.
+    """
+    dense = None
+    for level in reversed(range(plan.levels)):
+        outcome = subject.choose(plan.static_choice(level))
+        if level_key(level) not in record.runs:
+            record.runs[level_key(level)] = _run_record(subject, outcome, plan.levels, border)
+            record.errors[str(level)] = _rounded(subject.errors())
+        dense = subject.output() if dense is None else dense
+        record.distances[str(level)] = _rounded(subject.errors(dense))
 
 
 def _run_record(subject: Subject, outcome: Outcome, levels: int, border: int) -> RunRecord:

@@ -45,6 +45,8 @@ class ImageRecord:
         weights: ``[n]`` share of the image that each tile covers.
         edges: ``[n]`` edge scores.
         errors: for each level the mean squared error of each tile.
+        distances: the same from the dense level's output instead of the true image; empty in records of before it was
+            measured.
         timed: seconds of each run, where they were measured apart; see timing.py.
         runs: by key, such as ``level 0``, ``routed 0.5`` and ``oracle 0.5``.
     """
@@ -57,6 +59,7 @@ class ImageRecord:
     weights: list[float] = field(default_factory=list)
     edges: list[float] = field(default_factory=list)
     errors: dict[str, list[float]] = field(default_factory=dict)
+    distances: dict[str, list[float]] = field(default_factory=dict)
     timed: dict[str, float] = field(default_factory=dict)
     runs: dict[str, RunRecord] = field(default_factory=dict)
 
@@ -84,7 +87,9 @@ class Records:
 
     def write(self, index: int, record: ImageRecord) -> None:
         """Keep a record; what another process has measured of the same image meanwhile is kept too."""
-        record.runs = {**self.read(index).runs, **record.runs}
+        kept = self.read(index)
+        record.runs = {**kept.runs, **record.runs}
+        record.distances = record.distances or kept.distances
         write_text(self._path(index), json.dumps(asdict(record)))
 
     def all(self) -> list[ImageRecord]:

@@ -197,7 +197,7 @@ def compare_with_static(rows: Sequence[Row], headline: str) -> None:
             row.over_static = row.quality[headline] - float(np.interp(row.macs_share, *zip(*points, strict=True)))
     oracles = {row.budget: row.over_static for row in rows if row.kind == 'oracle'}
     for row in rows:
-        if row.kind in ('routed', 'random', 'edge') and oracles.get(row.budget, 0) > 0:
+        if row.kind in ('routed', 'random', 'edge', 'informed') and oracles.get(row.budget, 0) > 0:
             row.gap_closed = row.over_static / oracles[row.budget]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cp_basicsr.routing.controls import CONTROLS
+from cp_basicsr.routing.controls import DEFAULT_CONTROLS
 
 DEFAULT_BUDGETS = (0.75, 0.5, 0.4, 0.35, 0.25)
 PROTOCOLS = ('image', 'classsr')
@@ -26,7 +26,7 @@ class Settings:
     """
 
     budgets: Sequence[float] | None = None
-    controls: Sequence[str] = CONTROLS
+    controls: Sequence[str] = DEFAULT_CONTROLS
     protocol: str = 'image'
     dial: bool = False
     images: int | None = None

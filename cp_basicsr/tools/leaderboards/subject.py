@@ -67,8 +67,15 @@ class Subject(Protocol):
     def follow(self, levels: Tensor) -> Outcome:
         """Restore with given levels, long ``[n]``."""
 
-    def errors(self) -> Tensor:
-        """Mean squared error of each tile, ``[n]``, of what was restored last."""
+    def output(self) -> Tensor:
+        """The network's output that was restored last, for :meth:`errors`; later runs leave it alone."""
+
+    def errors(self, truth: Tensor | None = None) -> Tensor:
+        """Mean squared error of each tile, ``[n]``, of what was restored last.
+
+        Args:
+            truth: what :meth:`output` gave earlier; None compares with the true image.
+        """
 
     def edges(self) -> Tensor:
         """Edge score of each tile, ``[n]``."""
@@ -116,15 +123,19 @@ class WholeImage:
         """Restore with the levels ``[n]``; no classifier runs."""
         return self._timed(lambda: self.model.test((levels.view(1, *self._grid), self.tile)))
 
-    def errors(self) -> Tensor:
+    def output(self) -> Tensor:
+        """The image restored last, with its padding."""
+        return self.model.restored.image
+
+    def errors(self, truth: Tensor | None = None) -> Tensor:
         """Mean squared error of each tile ``[n]`` of the image restored last; padding and border count as exact."""
         whole = self.model.restored.image.flatten(1, -3)
-        gt = self.model.gt.flatten(1, -3)
-        height, width = gt.shape[-2:]
+        known = (self.model.gt if truth is None else truth).flatten(1, -3)
+        height, width = self.model.gt.shape[-2:]
         edge = self.border
         inside = (..., slice(edge, height - edge), slice(edge, width - edge))
         truth = whole.clone()
-        truth[inside] = gt[inside]
+        truth[inside] = known[inside]
         whole = whole.clamp(0, 1)
         truth = truth.clamp(0, 1)
         if self.luma and whole.shape[1] == 3:
