@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import leaderboards
 import numpy as np
 import pytest
@@ -33,6 +34,13 @@ def forget_distances(folder: Path) -> None:
         record = json.loads(path.read_text())
         del record['distances']
         path.write_text(json.dumps(record))
+
+
+def saturate(folder: Path) -> None:
+    """Black and white in the images to restore, so that outputs leave [0, 1] and have to be clamped."""
+    for path in (folder / 'lq').iterdir():
+        lq = cv2.imread(str(path)).astype(np.float32)
+        cv2.imwrite(str(path), (128 + 4 * (lq - 128)).clip(0, 255).astype(np.uint8))
 
 
 def images_of(
@@ -65,12 +73,14 @@ def tile_errors(one: np.ndarray, other: np.ndarray) -> list[float]:
 
 def test_errors_and_distances_of_plain_networks(tmp_path: Path) -> None:
     net = leaderboards.tiny_network(tmp_path)
+    saturate(tmp_path)
     run(leaderboards.test_file_options(tmp_path), tmp_path, *DEFAULT, '--controls')
     images = images_of(tmp_path, net, lambda plain, lq: plain(lq)[0].double().numpy())
     records = records_of(tmp_path)
     assert len(records) == len(images) == 2
     for record in records:
         gt, *outputs = images[record['image']]
+        assert outputs[-1].min() < 0 and outputs[-1].max() > 1
         for level, output in enumerate(outputs):
             assert record['errors'][str(level)] == pytest.approx(tile_errors(output, gt), rel=1e-3, abs=1e-9)
             expected = tile_errors(output, outputs[-1])
@@ -81,6 +91,7 @@ def test_errors_and_distances_of_plain_networks(tmp_path: Path) -> None:
 def test_errors_and_distances_of_patches(tmp_path: Path) -> None:
     """ClassSR's protocol: 32 x 32 with stride 28, all channels, no border."""
     net = leaderboards.tiny_network(tmp_path)  # 64 x 80: two rows and two columns of patches
+    saturate(tmp_path)
     arguments = ('--budgets', '0.9', '--controls', '--protocol', 'classsr')
     run(leaderboards.test_file_options(tmp_path), tmp_path, *arguments)
     corners = [(top, left) for top in (0, 28) for left in (0, 28)]
@@ -93,6 +104,7 @@ def test_errors_and_distances_of_patches(tmp_path: Path) -> None:
     assert len(records) == len(images) == 2
     for record in records:
         gt, *outputs = images[record['image']]
+        assert outputs[-1].min() < 0 and outputs[-1].max() > 1
         truth = np.stack([gt[:, 2 * top : 2 * top + 64, 2 * left : 2 * left + 64] for top, left in corners])
         for level, output in enumerate(outputs):
             for name, other in (('errors', truth), ('distances', outputs[-1])):
