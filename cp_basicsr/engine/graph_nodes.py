@@ -15,7 +15,6 @@ _RELU = (F.relu, torch.relu, F.relu_, torch.relu_, 'relu', 'relu_')
 _LEAKY = (F.leaky_relu, F.leaky_relu_)
 _ADD = (operator.add, operator.iadd, torch.add, 'add', 'add_')
 _MULTIPLY = (operator.mul, operator.imul, torch.mul, 'mul', 'mul_')
-_DIVIDE = (operator.truediv, operator.itruediv, torch.div, 'div', 'div_')
 # What F.interpolate does where nothing is said.
 _AS_IT_IS = {
     'size': None,
@@ -98,18 +97,12 @@ def enlarged_from(node: fx.Node) -> fx.Node | None:
 
 
 def factor_of(node: fx.Node, value: fx.Node) -> float | None:
-    """The number that ``value`` is multiplied by, or the inverse of the one that it is divided by."""
+    """The number that ``value`` is multiplied by."""
     operands = _operands(node, _MULTIPLY)
-    if operands is not None:
-        other = operands[1] if operands[0] is value else operands[0]
-        return float(other) if _is_number(other) else None
-    operands = _operands(node, _DIVIDE)
-    divided = operands is not None and operands[0] is value and _is_number(operands[1]) and operands[1] != 0
-    return 1 / operands[1] if divided else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if operands is None:
+        return None
+    other = operands[1] if operands[0] is value else operands[0]
+    return float(other) if isinstance(other, (int, float)) and not isinstance(other, bool) else None
 
 
 def addend_of(node: fx.Node, value: fx.Node) -> fx.Node | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,6 @@ from .compiled_layer import PLAIN, CompiledLayer, Epilogue
 from .compiled_network import CompiledNetwork
 from .inputs import Inputs
 from .job import Activation
-from .memory import empty_map
 from .schedule import Schedule, level_schedule, uniform_schedule
 
 LONGEST_ROW = 512  # tokens; so many rows share out well over the threads
@@ -62,11 +60,8 @@ class EngineRoute(Route):
         after = self.compiled.activations.get(module)
         if after is not None:
             return applied(epilogue, after(self._compute(layer, inputs, schedule)))
-        if epilogue.residual is not None:
-            residual = _as_map(epilogue.residual, shape, epilogue.shuffle)
-            if residual is None:
-                return applied(epilogue, self._compute(layer, inputs, schedule))
-            epilogue = replace(epilogue, residual=residual)
+        if epilogue.residual is not None and not _same_shape(epilogue.residual, shape, epilogue.shuffle):
+            return applied(epilogue, self._compute(layer, inputs, schedule))
         return self._compute(layer, inputs, schedule, epilogue)
 
     def compiled_layer(self, module: nn.Module, inputs: Inputs) -> CompiledLayer | None:
@@ -154,15 +149,9 @@ def _fits(module: nn.Module, inputs: Inputs, layer: CompiledLayer) -> bool:
     return inputs.shape[1] == layer.in_width and height > 0 < width and height * width > 1
 
 
-def _as_map(residual: Tensor, shape: tuple[int, ...], shuffle: int) -> Tensor | None:
-    """A residual as a map that has the shape of the shuffled outputs; None: it has another.
-
-    Of one number for each channel (EDSR adds the mean colour at its end) only a row is made.
-    """
-    images, channels, height, width = shape[0], shape[1] // shuffle**2, shape[2] * shuffle, shape[3] * shuffle
-    if tuple(residual.shape) == (1, channels, 1, 1):
-        return empty_map(1, channels, 1, width).copy_(residual).expand(images, channels, height, width)
-    return residual if tuple(residual.shape) == (images, channels, height, width) else None
+def _same_shape(residual: Tensor, shape: tuple[int, ...], shuffle: int) -> bool:
+    images, channels, height, width = shape
+    return tuple(residual.shape) == (images, channels // shuffle**2, height * shuffle, width * shuffle)
 
 
 def _row_length(tokens: int) -> int:

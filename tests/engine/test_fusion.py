@@ -30,7 +30,6 @@ class Net(nn.Module):
         self.shuffle = nn.PixelShuffle(3)
         with torch.no_grad():
             self.each.weight.copy_(torch.linspace(-1, 1, 8))
-        self.register_buffer('mean', torch.linspace(-2, 2, 8).view(1, 8, 1, 1))
         self._forward = [forward]
 
     def forward(self, x):
@@ -133,12 +132,6 @@ FORWARDS = {
     'scaled on the left': (lambda n, x: x + 0.2 * n.a(x).mul(2), 0),
     'scaled only': (lambda n, x: n.a(x) * 0.2, 1),
     'scaled by a tensor': (lambda n, x: n.a(x) * x + x, 2),
-    'divided residual': (lambda n, x: n.a(x) / 3 + x, 0),
-    'divided, and a number for each channel': (lambda n, x: n.a(x).div(2.0) + n.mean, 1),
-    'shuffled, and a number for each channel': (lambda n, x: n.shuffle(n.wide(x)) + n.mean, 1),
-    'a number for each channel of fewer': (lambda n, x: n.a(x) + n.mean[:, :1], None),
-    'a divisor': (lambda n, x: 3 / (n.a(x).abs() + 1) + x, 4),
-    'divided by a tensor': (lambda n, x: n.a(x) / (x.abs() + 1) + x, 4),
     'scaled residual, then activation': (lambda n, x: n.leaky(n.a(x) * 0.2 + x), 1),
     'a difference': (lambda n, x: n.a(x) - x, 1),
     'one layer twice': (lambda n, x: n.a(n.relu(n.a(x))) + x, 0),
