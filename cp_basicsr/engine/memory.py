@@ -42,11 +42,12 @@ class Blocks:
             self._take_in()
             fitting = [k for k, block in enumerate(self._free) if floats <= block.size <= WASTE * floats]
             block = self._free.pop(fitting[-1]) if fitting else None
-            self._lent += FLOAT * floats if block is None else block.nbytes
+            size = FLOAT * floats if block is None else block.nbytes
+            self._drop_to(max(self.kept, self._most, self._lent + size) - self._lent - size)
+            if block is None:
+                block = np.empty(floats, dtype=np.float32)
+            self._lent += size
             self._most = max(self._most, self._lent)
-            self._drop_to(max(self.kept, self._most) - self._lent)
-        if block is None:
-            block = np.empty(floats, dtype=np.float32)
         lent = block[:floats]
         weakref.finalize(lent, self._take_back, block).atexit = False
         return torch.from_numpy(lent)
