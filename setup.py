@@ -21,7 +21,7 @@ setup(
     packages=[*find_packages(include=['cp_basicsr', 'cp_basicsr.*']), 'cp_basicsr.options_installed'],
     package_dir={'cp_basicsr.options_installed': 'options'},
     package_data={
-        'cp_basicsr': ['checkpoints/*', 'tools/leaderboards/*.yml'],
+        'cp_basicsr': ['checkpoints/*', 'tools/leaderboards/*.yml', 'tools/reproducing/*.yml'],
         'cp_basicsr.options_installed': ['*.yml'],
     },
     # 3.13 cannot build basicsr 1.4.2 (KeyError: '__version__' in its setup.py).

@@ -1,0 +1,1 @@
+"""What README's results come from, and how they are made again."""
