@@ -17,6 +17,7 @@ from .instructions import FLOAT, PIXELS, InstructionSet
 from .job import PLANE, Activation, Job, LevelCode, map_values
 from .kernel import Kernel, kernel_of
 from .memory import empty_map, readable_beyond
+from .native import Routine
 from .schedule import Schedule
 
 # Transformed inputs that a strip has at once: all of them, where three levels share 16 x 128 outputs evenly. (Then a
@@ -131,6 +132,11 @@ class CompiledLayer:
         return tuple(level.transformed is not None for level in self._levels)
 
     @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The code of each level's pattern."""
+        return tuple(level.kernel for level in self._levels)
+
+    @property
     def code_size(self) -> int:
         """Bytes of machine code, shared with other layers of the same pattern, and of packed weights."""
         return sum(level.size for level in self._levels)
@@ -142,7 +148,14 @@ class CompiledLayer:
             for size, pad, kernel in zip((height, width), self.padding, self.kernel, strict=True)
         )
 
-    def run(self, inputs: Inputs, schedule: Schedule, epilogue: Epilogue = PLAIN, upwards: bool = False) -> Tensor:
+    def run(
+        self,
+        inputs: Inputs,
+        schedule: Schedule,
+        epilogue: Epilogue = PLAIN,
+        upwards: bool = False,
+        routine: Routine | None = None,
+    ) -> Tensor:
         """Outputs ``[B, out, h, w]``, shuffled if so asked, float32; rows may lie further apart than they are wide.
 
         Args:
@@ -151,6 +164,7 @@ class CompiledLayer:
             epilogue: what is done while the outputs are stored.
             upwards: begin at the lower end of the images, as is best after a layer that began at the upper end: what it
                 computed last is still in the cache.
+            routine: works on the :class:`~cp_basicsr.engine.job.Job`; None: the driver.
         """
         parts = [_with_adjacent_columns(part) for part in inputs.parts]
         images, _, height, width = inputs.shape
@@ -202,7 +216,8 @@ class CompiledLayer:
             runs=schedule.runs.ctypes.data,
             upwards=upwards,
         )
-        threads.run(driver(self.paired), job, job.band_count, products + winograd.PRODUCTS * self.block * PIXELS)
+        scratch_floats = products + winograd.PRODUCTS * self.block * PIXELS
+        threads.run(routine or driver(self.paired), job, job.band_count, scratch_floats)
         return output
 
 

@@ -30,8 +30,12 @@ from .storing import Storing
 from .transforming import Transforming
 
 
-class _Driver(RoutineSource):
-    """Writes the convolution; its pieces are bands."""
+class Driver(RoutineSource):
+    """Writes the convolution; its pieces are bands.
+
+    Args:
+        paired: products of Winograd's convolution are taken in bf16, of two channels at once.
+    """
 
     def __init__(self, paired: bool) -> None:
         self._transforming = PairedTransforming if paired else Transforming
@@ -109,4 +113,4 @@ class _Driver(RoutineSource):
 @cache
 def driver(paired: bool) -> Routine:
     """The driver, compiled once for each kind of products."""
-    return Routine(_Driver(paired))
+    return Routine(Driver(paired))

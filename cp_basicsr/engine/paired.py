@@ -9,7 +9,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from .instructions import PIXELS
-from .ir import I32, VECTOR, i64
+from .ir import I32, VECTOR, Builder, i64
 from .transforming import Transforming
 
 PAIRS = ir.VectorType(I32, PIXELS)  # two bf16 in each lane, the even channel's in the lower half
@@ -32,6 +32,13 @@ class _BFloat(ir.Type):
 
 
 OPERAND = ir.VectorType(_BFloat(), 2 * PIXELS)
+
+
+def added_pairs(b: Builder, total: ir.Value, inputs: ir.Value, weights: ir.Value) -> ir.Value:
+    """float32 sums and, in each lane, the products of two pairs."""
+    kind = ir.FunctionType(VECTOR, [VECTOR, OPERAND, OPERAND])
+    multiply = b.intrinsic(f'llvm.x86.avx512bf16.dpbf16ps.{32 * PIXELS}', kind)
+    return b.call(multiply, [total, b.bitcast(inputs, OPERAND), b.bitcast(weights, OPERAND)])
 
 
 class PairedTransforming(Transforming):
@@ -57,7 +64,4 @@ class PairedTransforming(Transforming):
         return self.b.add(self.b.bitcast(value, PAIRS), HALF_UNIT)
 
     def _added(self, total: ir.Value, inputs: ir.Value, weight: ir.Value) -> ir.Value:
-        b = self.b
-        kind = ir.FunctionType(VECTOR, [VECTOR, OPERAND, OPERAND])
-        multiply = b.intrinsic(f'llvm.x86.avx512bf16.dpbf16ps.{32 * PIXELS}', kind)
-        return b.call(multiply, [total, b.bitcast(inputs, OPERAND), b.bitcast(weight, OPERAND)])
+        return added_pairs(self.b, total, inputs, weight)

@@ -66,6 +66,16 @@ def width(outputs: int) -> int:
     return next(some for some in WIDTHS if some >= outputs)
 
 
+def computed(outputs: int, block: int) -> int:
+    """Outputs that are computed in all for a layer of ``outputs``, in blocks of ``block``."""
+    return sum(width(min(block, outputs - first)) for first in range(0, outputs, block))
+
+
+def direct_loads(mask: np.ndarray, block: int) -> int:
+    """Inputs that a pattern's own code loads for each output pixel: bool ``[out, in, 3, 3]``, ``block`` at once."""
+    return sum(int(mask[first : first + block].any(axis=0).sum()) for first in range(0, len(mask), block))
+
+
 def terms(channels: int, paired: bool) -> int:
     """Terms of each product's sum: an input channel, or two if they are ``paired``."""
     return -(-channels // 2) if paired else channels
@@ -114,9 +124,6 @@ def is_faster(mask: np.ndarray, block: int, paired: bool = False) -> bool:
         paired: terms are of two channels.
     """
     out_width, in_width = mask.shape[:2]
-    firsts = range(0, out_width, block)
-    computed = sum(width(min(block, out_width - first)) for first in firsts)
-    loads = sum(int(mask[first : first + block].any(axis=0).sum()) for first in firsts)
-    products = PRODUCTS / (TILE_ROWS * TILE_COLUMNS) * terms(in_width, paired) * computed
+    products = PRODUCTS / (TILE_ROWS * TILE_COLUMNS) * terms(in_width, paired) * computed(out_width, block)
     ours = products + INPUT_TRANSFORM * in_width + OUTPUT_TRANSFORM * out_width
-    return ours < int(mask.sum()) + DIRECT_LOAD * loads + DIRECT_OUTPUT * out_width
+    return ours < int(mask.sum()) + DIRECT_LOAD * direct_loads(mask, block) + DIRECT_OUTPUT * out_width

@@ -3,6 +3,7 @@
     cp-benchmark --json results.json --chart results.png
     cp-benchmark --scaling --networks edsr --chart scaling.png
     cp-benchmark --overhead
+    cp-benchmark --limits --precisions fp32 bf16
 
 Rivals (pip install 'cp-basicsr[benchmark]') run the plain dense network; none
 of them would skip zeros. What is missing or fails is skipped by name. Ours runs
@@ -27,15 +28,16 @@ from typing import Any
 import torch
 from basicsr.utils import get_root_logger
 
+from cp_basicsr.engine.host import EngineUnavailableError, chosen_set
 from cp_basicsr.options import OptionError, check_choice
 from cp_basicsr.precision import DEFAULT_PRECISION
 from cp_basicsr.tools.benchmarking import chart, results, scaling
-from cp_basicsr.tools.benchmarking.contenders import SAME, Contender, error_of, our_contenders, rival_contenders
+from cp_basicsr.tools.benchmarking.contenders import checked, our_contenders, result_of, rival_contenders
 from cp_basicsr.tools.benchmarking.environment import environment
 from cp_basicsr.tools.benchmarking.networks import LQ_720P, NETWORKS, Network, chosen
 from cp_basicsr.tools.benchmarking.overhead import overhead
 from cp_basicsr.tools.benchmarking.results import Result
-from cp_basicsr.tools.benchmarking.rivals import RIVALS, RivalUnavailableError
+from cp_basicsr.tools.benchmarking.rivals import RIVALS
 from cp_basicsr.tools.benchmarking.timing import Timer, log_load
 from cp_basicsr.tools.report import write_text
 
@@ -46,6 +48,7 @@ QUICK_SIZE = (64, 64)
 QUICK_MEGAPIXELS = (0.1, 0.25, 0.5)
 OURS = (DEFAULT_PRECISION, 'bf16')  # precisions
 DEFAULT_NETWORK = 'edsr'  # of --scaling and --overhead
+LAYER = 'layer'  # of --limits
 
 
 def compare(
@@ -67,28 +70,12 @@ def compare(
     net = network.build()
     x = network.sample(size, net.multiple)
     size = tuple(x.shape[-2:])
-    logger = get_root_logger()
-    logger.info(f'{network.title}, input {size[1]} x {size[0]}: preparing.')
-    contenders: dict[str, Contender] = {}
-    errors: dict[str, float] = {}
+    get_root_logger().info(f'{network.title}, input {size[1]} x {size[0]}: preparing.')
     ours = (our_contenders(network, net, x, precision) for precision in precisions)
-    for contender in chain(rival_contenders(net, x, rivals), *ours):
-        if isinstance(contender, RivalUnavailableError):
-            logger.warning(f'Skipped {contender}')
-            continue
-        error = error_of(contender.run(), contender.expected())
-        if contender.precision == 'fp32' and not error <= SAME:
-            logger.warning(f'Skipped {contender.name}: it is off by {error:.1e} of the largest output.')
-            continue
-        contenders[contender.name], errors[contender.name] = contender, error
+    contenders = dict(checked(chain(rival_contenders(net, x, rivals), *ours)))
+    seconds = timer.interleaved({each.name: each.run for each in contenders})
     dense = net.macs(x.shape[1:]).dense
-    seconds = timer.interleaved({name: contender.run for name, contender in contenders.items()})
-    return [
-        Result(
-            network.title, size, name, each.precision, each.ours, each.macs, dense, tuple(seconds[name]), errors[name]
-        )
-        for name, each in contenders.items()
-    ]
+    return [result_of(network, size, each, dense, seconds[each.name], error) for each, error in contenders.items()]
 
 
 def _tables(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -123,6 +110,32 @@ def _overhead(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     text = f'**Routing of {network.title}, input {measured.size[1]} x {measured.size[0]}**\n\n{measured.as_markdown()}'
     shares = {'routing_share': measured.routing_share, 'map_share': measured.map_share}
     return text, {'overhead': {'network': network.title, **vars(measured), **shares}}
+
+
+def _limits(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Limits of the machine and of the single layer.
+
+    Raises:
+        OptionError: no compiled code runs here, or an option does not fit.
+    """
+    if [network.key for network in options.networks] != [LAYER]:
+        raise OptionError(f'--limits measures one convolution: leave --networks out, or write {LAYER}.')
+    if options.chart:
+        raise OptionError('--limits draws nothing: leave --chart out.')
+    try:
+        for precision in options.precisions:
+            chosen_set(precision)
+    except EngineUnavailableError as error:
+        raise OptionError(f'--limits measures compiled code, and there is none: {error}.') from error
+    from cp_basicsr.tools.benchmarking import limits, limits_tables  # they need llvmlite, as compiled code does
+
+    (network,) = options.networks
+    parts, records = [], []
+    for size in options.sizes or network.sizes:
+        measured = limits.limits(network, size, options.timer, options.rivals, options.precisions)
+        parts.append(f'**{network.title}, input {size[1]} x {size[0]}**\n\n{limits_tables.as_markdown(measured)}')
+        records.append(limits_tables.as_record(measured))
+    return '\n\n'.join(parts), {'limits': records}
 
 
 @torch.inference_mode()
@@ -202,9 +215,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         const=_overhead,
         help='what routing costs beside the layers',
     )
+    modes.add_argument(
+        '--limits',
+        dest='measure',
+        action='store_const',
+        const=_limits,
+        help='what bounds one layer: peaks, stages, products',
+    )
     options = parser.parse_args(arguments)
-    everything = NETWORKS if options.measure is _tables else [DEFAULT_NETWORK]
-    options.networks = chosen(options.networks or list(everything))
+    everything = {_tables: list(NETWORKS), _limits: [LAYER]}.get(options.measure, [DEFAULT_NETWORK])
+    options.networks = chosen(options.networks or everything)
     keys = [rival.key for rival in RIVALS]
     options.rivals = keys if options.rivals is None else [check_choice(k, keys, '--rivals') for k in options.rivals]
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)

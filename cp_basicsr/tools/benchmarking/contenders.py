@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import Tensor
 
 from cp_basicsr.archs.restoring import choose_levels, restore_by_map
@@ -18,6 +19,7 @@ from cp_basicsr.sparsity.placement import TileGrid
 
 from .mixes import drawn_map
 from .networks import Network
+from .results import Result
 from .rivals import RIVALS, RivalUnavailableError
 
 SAME = 1e-3  # of the largest output: how far a float32 contender may be from PyTorch
@@ -68,6 +70,20 @@ def rival_contenders(net: Any, x: Tensor, wanted: Sequence[str]) -> Iterator[Con
                 yield error
 
 
+def checked(contenders: Iterable[Contender | RivalUnavailableError]) -> Iterator[tuple[Contender, float]]:
+    """Those that run and, in float32, compute what PyTorch does, with their errors; the others are logged by name."""
+    logger = get_root_logger()
+    for contender in contenders:
+        if isinstance(contender, RivalUnavailableError):
+            logger.warning(f'Skipped {contender}')
+            continue
+        error = error_of(contender.run(), contender.expected())
+        if contender.precision == DEFAULT_PRECISION and not error <= SAME:
+            logger.warning(f'Skipped {contender.name}: it is off by {error:.1e} of the largest output.')
+            continue
+        yield contender, error
+
+
 def our_contenders(network: Network, net: Any, x: Tensor, precision: str) -> Iterator[Contender]:
     """Our network at each level, dense first, and along a mix of levels for each of the network's budgets.
 
@@ -88,6 +104,23 @@ def our_contenders(network: Network, net: Any, x: Tensor, precision: str) -> Ite
         )
     for budget in network.budgets:
         yield _mix(network, net, x, budget, precision)
+
+
+def result_of(
+    network: Network, size: tuple[int, int], contender: Contender, dense: int, rounds: Sequence[float], error: float
+) -> Result:
+    """What was measured of a contender: dense MACs, seconds of each round, and its error."""
+    return Result(
+        network.title,
+        size,
+        contender.name,
+        contender.precision,
+        contender.ours,
+        contender.macs,
+        dense,
+        tuple(rounds),
+        error,
+    )
 
 
 def _prefix(precision: str) -> str:
