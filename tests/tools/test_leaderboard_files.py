@@ -20,6 +20,7 @@ from cp_basicsr.tools.leaderboards import testing
 from cp_basicsr.tools.leaderboards.measuring import Plan, measure
 from cp_basicsr.tools.leaderboards.readme import BEGIN, END
 from cp_basicsr.tools.leaderboards.results import Row, Table, compare_with_static
+from cp_basicsr.tools.leaderboards.summary import summary_as_markdown
 from cp_basicsr.tools.ranks import own_first, place
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -206,6 +207,7 @@ def test_gains_over_static_and_the_gap_by_hand() -> None:
     assert rows['routed 0.3'].over_static == pytest.approx(0.1) and rows['routed 0.3'].gap_closed is None
     assert rows['routed 0.6'].budget_error == pytest.approx(0.01)
     assert rows['edge 0.6'].budget_error is None and rows['dense'].over_static is None
+    assert rows['routed 0.6'].below_dense == pytest.approx(33 - 32.62) and rows['dense'].below_dense is None
 
 
 def test_markdown_json_and_readme(tmp_path: Path) -> None:
@@ -216,16 +218,41 @@ def test_markdown_json_and_readme(tmp_path: Path) -> None:
     command = ['--readme', str(readme), '--results', str(results)]
     leaderboard.main(command)
     text = readme.read_text()
-    assert text.startswith('# Title\n\n<!-- results: begin -->\n### Set5 x2, file\n') and 'old' not in text
-    assert text.endswith('<!-- results: end -->\n\nmore\n')
+    assert (
+        text.startswith(
+            '# Title\n\n<!-- results: begin -->\n<details>\n<summary>All tables</summary>\n\n### Set5 x2, file\n'
+        )
+        and 'old' not in text
+    )
+    assert text.endswith('\n</details>\n<!-- results: end -->\n\nmore\n')
     assert '5 images; a processor, 2 threads, float32; tiles: 16 x 16 lq pixels; compared by PSNR-Y.' in text
     lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line[:1] == '|']
-    head = ['', 'PSNR-Y', 'MACs %', 's / image', 'tiles at 1:4 / 2:4 / 4:4, %', 'budget error']
+    head = ['', 'PSNR-Y', 'MACs %', 's / image', 'tiles at 1:4 / 2:4 / 4:4, %', 'below dense, dB', 'budget error']
     assert lines[0] == [*head, 'over static, dB', 'gap closed, %']
-    assert lines[2] == ['dense', '33.000', '100.0', '0.500', '25 / 25 / 50', '', '', '']
-    assert lines[5] == ['routed 0.6', '32.620', '61.0', '0.500', '25 / 25 / 50', '+1.0', '+0.400', '50']
+    assert lines[2] == ['dense', '33.000', '100.0', '0.500', '25 / 25 / 50', '', '', '', '']
+    assert lines[5] == ['routed 0.6', '32.620', '61.0', '0.500', '25 / 25 / 50', '0.380', '+1.0', '+0.400', '50']
     leaderboard.main(command)
     assert readme.read_text() == text
+
+
+def test_the_summary_names_what_half_the_work_costs_and_whether_the_aim_is_reached() -> None:
+    """Static at 50 % of the MACs: on the line from 32 dB at 40 % to 32.3 dB at 60 %."""
+
+    def row(name: str, kind: str, psnr: float, macs: float, budget: float | None = None) -> Row:
+        return Row('test_net', name, kind, {'psnr_y': psnr, 'ssim': 0.9}, macs, 0.1, budget, ['1:4', '4:4'], [0.5, 0.5])
+
+    rows = [row('dense', 'static', 32.5, 1.0), row('static 2:4', 'static', 32.3, 0.6), row('1:4', 'static', 32.0, 0.4)]
+    rows += [row('routed 0.5', 'routed', 32.4796, 0.5, 0.5), row('oracle 0.5', 'oracle', 32.51, 0.5, 0.5)]
+    rows += [row('edge 0.5', 'edge', 32.4, 0.5, 0.5), row('routed 0.4', 'routed', 32.449, 0.402, 0.4)]
+    compare_with_static(rows, 'psnr_y')
+    table = Table('Set5 x2', 5, 'psnr_y', 'image', ['a processor'], {'test_net': 16}, rows)
+    head, _, line = summary_as_markdown([table, hand_made_table()]).splitlines()
+    cells = dict(zip(*([cell.strip() for cell in text.split('|')[1:-1]] for text in (head, line)), strict=True))
+    assert cells == {
+        'set': 'Set5 x2', 'network': 'net', 'dense, dB': '32.500 (PSNR-Y)', 'routed 0.5 (MACs %)': '**0.020** (50.0)',
+        'static at these MACs': '0.350', 'random': '', 'edge': '0.100', 'informed': '', 'oracle': '-0.010',
+        'routed 0.4 (MACs %)': '0.051 (40.2)',
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize('text', ['nothing', f'{END} {BEGIN}', BEGIN, f'{BEGIN} {END} {BEGIN} {END}'])

@@ -61,12 +61,14 @@ def rows_as_markdown(table: Table, several: bool) -> str:
     columns['s / image'] = lambda row: _number(row.seconds, 3)
     usage = f'tiles at {" / ".join(labels[0])}, %' if len(labels) == 1 else 'tiles at each level, %'
     columns[usage] = lambda row: ' / '.join(f'{100 * share:.0f}' for share in row.usage)
+    if any(row.below_dense is not None for row in table.rows):
+        columns['below dense, dB'] = lambda row: _number(row.below_dense, 3)
     if any(row.budget_error is not None for row in table.rows):
         columns['budget error'] = lambda row: _number(_percent(row.budget_error), 1, sign=True)
         columns['over static, dB'] = lambda row: _number(row.over_static, 3, sign=True)
     if any(row.gap_closed is not None for row in table.rows):
         columns['gap closed, %'] = lambda row: _number(_percent(row.gap_closed), 0)
-    return _table(list(columns), [[cell(row) for cell in columns.values()] for row in table.rows])
+    return table_lines(list(columns), [[cell(row) for cell in columns.values()] for row in table.rows])
 
 
 def dial_as_markdown(table: Table, several: bool) -> str:
@@ -82,7 +84,7 @@ def dial_as_markdown(table: Table, several: bool) -> str:
         ]
         for point in table.dial
     ]
-    return _table(head, lines)
+    return table_lines(head, lines)
 
 
 def sigma_as_markdown(table: Table, several: bool) -> str:
@@ -98,10 +100,11 @@ def sigma_as_markdown(table: Table, several: bool) -> str:
         ]
         for bin_ in table.sigma
     ]
-    return _table(head, lines)
+    return table_lines(head, lines)
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table_lines(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; numbers stand to the right."""
     rule = ['---', *['---:'] * (len(head) - 1)]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in (head, rule, *lines))
 

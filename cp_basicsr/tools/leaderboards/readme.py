@@ -11,6 +11,7 @@ from cp_basicsr.tools.report import write_text
 
 from .markdown import as_markdown
 from .results import Table
+from .summary import summary_as_markdown
 
 BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'
 
@@ -34,7 +35,7 @@ def read_tables(results: Sequence[Path]) -> list[Table]:
 
 
 def update_readme(readme: Path, results: Sequence[Path]) -> None:
-    """Replace what stands between the markers.
+    """Replace what stands between the markers: a summary, and all tables folded away.
 
     Args:
         readme: a text with a line ``<!-- results: begin -->`` and a later one ``<!-- results: end -->``.
@@ -47,5 +48,11 @@ def update_readme(readme: Path, results: Sequence[Path]) -> None:
     begin, end = text.find(BEGIN), text.find(END)
     if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
         raise OptionError(f'{readme} needs one line {BEGIN} and after it one line {END}; results go between them.')
-    tables = as_markdown(read_tables(results))
-    write_text(readme, f'{text[: begin + len(BEGIN)]}\n{tables}{text[end:]}')
+    tables = read_tables(results)
+    parts = [
+        summary_as_markdown(tables),
+        '<details>\n<summary>All tables</summary>',
+        as_markdown(tables) + '\n</details>',
+    ]
+    content = '\n\n'.join(part for part in parts if part)
+    write_text(readme, f'{text[: begin + len(BEGIN)]}\n{content}\n{text[end:]}')

@@ -33,6 +33,7 @@ class Row:
         usage: share of the tiles at each level.
         flops: 2 x MACs of one patch; see protocol ``classsr``.
         flops_share: the same as a fraction of the dense network's.
+        below_dense: headline PSNR below the dense level of the same option file, in dB.
         over_static: headline PSNR above static pruning at the same MACs, interpolated between static levels, in dB.
         gap_closed: ``over_static`` as a fraction of the oracle's.
         convention: how a published figure was measured.
@@ -49,6 +50,7 @@ class Row:
     usage: list[float] = field(default_factory=list)
     flops: float | None = None
     flops_share: float | None = None
+    below_dense: float | None = None
     over_static: float | None = None
     gap_closed: float | None = None
     convention: str | None = None
@@ -185,14 +187,17 @@ def make_table(
 
 
 def compare_with_static(rows: Sequence[Row], headline: str) -> None:
-    """Fill in ``over_static`` and ``gap_closed`` of the routed rows and the controls of one option file.
+    """Fill in ``below_dense`` of the rows of one option file, and ``over_static`` and ``gap_closed`` of routed rows and
+    controls.
 
-    Static pruning at the same cost lies on straight lines between the static levels in the plane of MACs and PSNR.
+    The densest level comes first. Static pruning at the same cost lies on straight lines between the static levels in the
+    plane of MACs and PSNR.
     ``gap closed = (routed - static at equal cost) / (oracle - static at equal cost)``, each at its own cost; nothing is
     said where the oracle gains nothing.
     """
     points = sorted((row.macs_share, row.quality[headline]) for row in rows if row.kind == 'static')
     for row in rows:
+        row.below_dense = rows[0].quality[headline] - row.quality[headline] if row is not rows[0] else None
         if row.kind != 'static':
             row.over_static = row.quality[headline] - float(np.interp(row.macs_share, *zip(*points, strict=True)))
     oracles = {row.budget: row.over_static for row in rows if row.kind == 'oracle'}
