@@ -10,9 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Values of the inverses that are worked on together, in float64 32 MB: they are read and written once for every weight
-# removed, and should stay in a processor's cache.
+# Values of the inverses that are worked on together, in float64 32 MB.
 TOGETHER = 2**22
+# Removals after which the inverses are brought up to date, by one product of matrices: after each of them all inverses
+# would go through memory. A layer of 64 channels, levels 48, 32 and 16 of 64, one thread: 6.6 s, so 2.0 s.
+BLOCK = 32
 
 
 @torch.no_grad()
@@ -36,25 +38,43 @@ def eliminate(gram: Tensor, cross: Tensor, kept: Tensor, groups: Tensor, quota: 
 
 
 def _eliminate(gram: Tensor, cross: Tensor, kept: Tensor, groups: Tensor, quota: Tensor) -> Tensor:
-    """As :func:`eliminate`, for rows that are worked on together."""
+    """As :func:`eliminate`, for rows that are worked on together.
+
+    ``inverse`` lags behind: what the last removals take from it is kept in ``pending`` until there is a block of them,
+    and only the row and the diagonal that a removal asks for are brought up to date.
+    """
     count = len(kept)
     row = torch.arange(count, device=kept.device)
     columns = kept.nonzero()[:, 1].view(count, -1)
-    inverse = torch.linalg.inv(gram[columns[:, :, None], columns[:, None, :]])
+    inverse = _inverses(gram, columns)
     weight = (inverse @ cross.gather(1, columns)[:, :, None])[:, :, 0]
     group = groups[columns]
     excess = torch.zeros(count, len(quota), dtype=torch.long, device=kept.device)
     excess.scatter_add_(1, group, torch.ones_like(group)).sub_(quota)
     gone = torch.zeros_like(columns, dtype=torch.bool)
-    for _ in range(int(excess[0].sum())):
-        loss = weight.square() / inverse.diagonal(dim1=1, dim2=2)
+    diagonal = inverse.diagonal(dim1=1, dim2=2).clone()
+    pending = inverse.new_empty(count, BLOCK, columns.shape[1])
+    for removal in range(int(excess[0].sum())):
+        loss = weight.square() / diagonal
         least = loss.masked_fill_(gone | (excess.gather(1, group) == 0), torch.inf).argmin(dim=1)
-        direction = inverse[row, least]
+        waiting = pending[:, : removal % BLOCK]
+        direction = inverse[row, least] - (waiting[row, :, least][:, None] @ waiting)[:, 0]
         own = direction[row, least]
         weight -= direction * (weight[row, least] / own)[:, None]
-        direction = direction / own.sqrt()[:, None]
-        inverse.baddbmm_(direction[:, :, None], direction[:, None, :], alpha=-1)
-        inverse[row, least, least] = 1  # rounding leaves a zero there, which would be divided by
+        direction /= own.sqrt()[:, None]
+        pending[:, removal % BLOCK] = direction
+        diagonal -= direction.square()
+        if removal % BLOCK == BLOCK - 1:
+            inverse.baddbmm_(pending.mT, pending, alpha=-1)
+            diagonal = inverse.diagonal(dim1=1, dim2=2).clone()
         gone[row, least] = True
+        diagonal[gone] = 1  # rounding leaves next to nothing there, which would be divided by
         excess[row, group[row, least]] -= 1
     return kept.scatter(1, columns, ~gone)
+
+
+def _inverses(gram: Tensor, columns: Tensor) -> Tensor:
+    """The inverse of the products of each row's own columns: ``[rows, k, k]`` from ``[rows, k]`` of ``[K, K]``."""
+    own = columns[:1] if columns.eq(columns[0]).all() else columns
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram[own[:, :, None], own[:, None, :]]))
+    return inverse.expand(len(columns), -1, -1).clone() if len(own) < len(columns) else inverse

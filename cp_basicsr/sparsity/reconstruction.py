@@ -122,9 +122,9 @@ def _moments(layer: PrunableLayer, inputs: Sequence[Tensor], dense: Sequence[Ten
     gram = rows.new_zeros(size, size)
     cross, count = torch.zeros_like(rows), 0
     for one, target in zip(inputs, dense, strict=True):
-        columns, wanted = _columns(layer, one), _columns(layer, target)
+        columns, wanted = _columns(layer, one), rows.float() @ _columns(layer, target)
         gram += (columns @ columns.T).double()
-        cross += rows @ (wanted @ columns.T).double()
+        cross += (wanted @ columns.T).double()
         count += columns.shape[1]
     return gram / count, cross / count
 
