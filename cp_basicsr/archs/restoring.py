@@ -168,14 +168,10 @@ def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Ten
     overhead = net.overhead(shape, tile)
     if x.shape[-2] * x.shape[-1] >= SMALLEST_CHECKED:
         check_budget(choice.budget, costs, overhead)
-    return torch.stack(
-        [
-            _choose_image(net, image.flatten(1).T, costs, choice, choice.budget - overhead, areas, tile).view(
-                image.shape[1:]
-            )
-            for image in log_probs
-        ]
-    )
+    budget = choice.budget - overhead
+    images = log_probs.flatten(2).transpose(1, 2).contiguous()
+    levels = [_choose_image(net, image, costs, choice, budget, areas, tile) for image in images]
+    return torch.stack(levels).view(-1, *log_probs.shape[2:])
 
 
 def _choose_image(

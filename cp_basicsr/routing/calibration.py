@@ -63,7 +63,7 @@ class Calibration(nn.Module):
         log_probs, costs = log_probs[:: -(-len(log_probs) // MAX_ROWS)].cpu(), costs.cpu()
         span = torch.linspace(0, 1, POINTS, dtype=torch.float64)
         budgets = costs[0] + span * (costs[-1] - costs[0])
-        prices = [sum(fit_price(log_probs, costs, float(budget))) / 2 for budget in budgets]
+        prices = [fit_price(log_probs, costs, float(budget)) for budget in budgets]
         # Beyond the largest price that changes any choice the curve would jump to the search limit.
         limit = _decisive_price(log_probs, costs)
         self._curve(scope).copy_(torch.tensor(prices, dtype=torch.float64).clamp(-limit, limit))

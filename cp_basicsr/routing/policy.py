@@ -12,7 +12,7 @@ from torch import Tensor
 
 # log-probabilities of a float32 softmax span less than 104; costs of two levels differ by far more than 1e-4.
 PRICE_LIMIT = 1e6
-BISECTIONS = 80
+ROUNDING = 1e-12  # of shares of the dense MACs that are sums over the tiles
 
 
 class BudgetError(ValueError):
@@ -41,8 +41,33 @@ def spent_share(levels: Tensor, costs: Tensor, areas: Tensor | None = None) -> f
     return float((chosen * areas).sum() / areas.sum())
 
 
-def fit_price(log_probs: Tensor, costs: Tensor, budget: float, areas: Tensor | None = None) -> tuple[float, float]:
-    """The two neighbouring prices between which the spent share crosses ``budget``.
+def _turning_prices(log_probs: Tensor, costs: Tensor) -> Tensor:
+    """Float64 ``[L - 1, n]``: below the k-th price a tile takes a level above k, at it and beyond k or a sparser one.
+
+    Of levels i < j the denser wins below ``(log P_j - log P_i) / (c_j - c_i)``. Some level above k wins against all of
+    the others below the largest, over those above, of the smallest such price, over the others. NaN: it never does.
+    """
+    scores, costs = log_probs.double().T.contiguous(), costs.double()
+    rows = []
+    for k in range(1, len(costs)):
+        gains = (scores[k:, None] - scores[None, :k]) / (costs[k:, None] - costs[None, :k])[..., None]
+        rows.append(gains.amin(dim=1).amax(dim=0))
+    return torch.stack(rows).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def _crossing(turning: Tensor, costs: Tensor, budget: float, areas: Tensor | None) -> float:
+    """As :func:`fit_price`, from the tiles' turning prices."""
+    costs = costs.double()
+    weights = turning.new_ones(turning.shape[1]) if areas is None else areas.double()
+    prices, order = turning.flatten().sort(descending=True)
+    steps = (costs.diff()[:, None] * (weights / weights.sum())).flatten()[order]
+    below = costs[0] + steps.cumsum(0)  # the share just below each price
+    kept = int(torch.searchsorted(below, budget + ROUNDING, right=True))
+    return -PRICE_LIMIT if kept == len(below) else float(prices[kept].clamp(-PRICE_LIMIT, PRICE_LIMIT))
+
+
+def fit_price(log_probs: Tensor, costs: Tensor, budget: float, areas: Tensor | None = None) -> float:
+    """The price at which the spent share crosses ``budget``.
 
     Args:
         log_probs: ``[n, L]``.
@@ -51,19 +76,10 @@ def fit_price(log_probs: Tensor, costs: Tensor, budget: float, areas: Tensor | N
         areas: weight of each tile, or None.
 
     Returns:
-        ``(cheap, dear)``: at ``cheap`` the share is at most the budget, at ``dear`` it is above it, unless even the
-        densest choice everywhere stays below; then both are the lowest price.
+        The lowest price at which the share is at most the budget; the lowest of all where even the densest choice
+        everywhere stays below it.
     """
-    low, high = -PRICE_LIMIT, PRICE_LIMIT
-    if spent_share(levels_at_price(log_probs, costs, low), costs, areas) <= budget:
-        return low, low
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if spent_share(levels_at_price(log_probs, costs, middle), costs, areas) <= budget:
-            high = middle
-        else:
-            low = middle
-    return high, low
+    return _crossing(_turning_prices(log_probs, costs), costs, budget, areas)
 
 
 def levels_for_budget(log_probs: Tensor, costs: Tensor, budget: float, areas: Tensor | None = None) -> Tensor:
@@ -77,9 +93,9 @@ def levels_for_budget(log_probs: Tensor, costs: Tensor, budget: float, areas: Te
     Returns:
         long ``[n]``.
     """
-    cheap_price, dear_price = fit_price(log_probs, costs, budget, areas)
-    cheap = levels_at_price(log_probs, costs, cheap_price)
-    dear = levels_at_price(log_probs, costs, dear_price)
+    turning = _turning_prices(log_probs, costs)
+    price = _crossing(turning, costs, budget, areas)
+    cheap, dear = (turning > price).sum(dim=0), (turning >= price).sum(dim=0)
     weights = torch.ones_like(cheap, dtype=torch.float64) if areas is None else areas.double()
     extra = (costs.double()[dear] - costs.double()[cheap]) * weights
     room = (budget - spent_share(cheap, costs, areas)) * float(weights.sum())

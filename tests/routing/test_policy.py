@@ -81,13 +81,51 @@ def test_harder_tiles_get_denser_levels():
     assert levels[1::2].double().mean() > levels[::2].double().mean()
 
 
-def test_the_price_lies_between_a_cheap_and_a_dear_neighbour():
+@pytest.mark.parametrize('budget', [0.27, 0.3, 0.5, 0.9, 0.99])
+def test_just_above_the_price_the_budget_is_kept_and_just_below_it_is_not(budget):
     log_probs = predictions(500)
-    for budget in (0.3, 0.5, 0.9):
-        cheap, dear = fit_price(log_probs, COSTS, budget)
-        assert cheap >= dear
-        assert spent_share(levels_at_price(log_probs, COSTS, cheap), COSTS) <= budget
-        assert spent_share(levels_at_price(log_probs, COSTS, dear), COSTS) >= budget
+    price = fit_price(log_probs, COSTS, budget)
+    assert spent_share(levels_at_price(log_probs, COSTS, price + 1e-9), COSTS) <= budget
+    assert spent_share(levels_at_price(log_probs, COSTS, price - 1e-9), COSTS) > budget
+
+
+def by_bisection(log_probs, costs, budget, areas):
+    """Levels at the price where the share crosses the budget, found by trying: just above and just below it."""
+    low, high = -1e6, 1e6
+    for _ in range(80):
+        middle = (low + high) / 2
+        spent = spent_share(levels_at_price(log_probs, costs, middle), costs, areas)
+        low, high = (low, middle) if spent <= budget else (middle, high)
+    return levels_at_price(log_probs, costs, high), levels_at_price(log_probs, costs, low)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 60), levels=st.integers(2, 7), seed=st.integers(0, 10**6), share=st.floats(0.0, 1.0),
+    spread=st.sampled_from([1e-3, 1.0, 30.0]), cut=st.booleans(),
+)  # fmt: skip
+def test_a_budget_is_met_by_the_levels_on_either_side_of_the_price(count, levels, seed, share, spread, cut):
+    generator = torch.Generator().manual_seed(seed)
+    costs = torch.rand(levels, generator=generator, dtype=torch.float64).add(0.05).cumsum(0)
+    costs, areas = costs / costs[-1], torch.randint(1, 257, (count,), generator=generator).double() if cut else None
+    log_probs = (spread * torch.randn(count, levels, generator=generator, dtype=torch.float64)).log_softmax(dim=1)
+    budget = float(costs[0] + share * (costs[-1] - costs[0]))
+    chosen = levels_for_budget(log_probs, costs, budget, areas)
+    cheap, dear = by_bisection(log_probs, costs, budget, areas)
+    if spent_share(dear, costs, areas) <= budget + 1e-9:
+        assert torch.equal(chosen, dear)
+    else:
+        assert ((cheap <= chosen) & (chosen <= dear)).all()
+        assert ((chosen != cheap) & (chosen != dear)).sum() <= 1
+
+
+def test_a_tile_without_a_prediction_takes_the_sparsest_level():
+    log_probs = predictions(20)
+    log_probs[3] = torch.nan
+    for budget in (0.26, 0.5, 0.9, 1.0):
+        levels = levels_for_budget(log_probs, COSTS, budget)
+        assert levels[3] == 0
+    assert (levels[torch.arange(20) != 3] == 2).all()
 
 
 @pytest.mark.parametrize('budget', [0.25, 1.03])
