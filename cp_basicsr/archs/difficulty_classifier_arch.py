@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from cp_basicsr.engine.host import EngineUnavailableError, check_mode, set_for
+
 # Laplacian, Sobel along both axes, the checkerboard's second difference, and second differences along both axes.
 HIGH_PASS = (
     ((0, 1, 0), (1, -4, 1), (0, 1, 0)),
@@ -44,16 +46,38 @@ class TileStatistics(nn.Module):
 
     def forward(self, x: Tensor, tile: int | None) -> Tensor:
         """``[B, C, H, W]`` in [0, 1], as ``[B, width, rows, columns]``; ``tile`` as the classifier's."""
+        means, maxima = self._contrast(x, tile)
+        magnitudes, squares = means[:, 1:].chunk(2, dim=1)
+        kinds = (
+            (magnitudes + LEAST).log() + 2,
+            (squares + LEAST**2).log() / 2 + 1.5,
+            (maxima + LEAST).log(),
+        )
+        by_spread = [kind.unflatten(1, (len(SPREADS), len(HIGH_PASS))) for kind in kinds]
+        return torch.cat((means[:, :1] - GAIN / 2, torch.cat(by_spread, dim=2).flatten(1, 2)), dim=1)
+
+    def _contrast(self, x: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
+        """Means and maxima as of :func:`cp_basicsr.engine.tile_statistics.tile_statistics`."""
+        try:
+            check_mode(self)
+            set_for(x)
+            from cp_basicsr.engine.tile_statistics import tile_statistics
+
+            return tile_statistics(x, tile, GAIN, HIGH_PASS, SPREADS)
+        except EngineUnavailableError:
+            return self._contrast_in_pytorch(x, tile)
+
+    def _contrast_in_pytorch(self, x: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
         gray = GAIN * x.mean(dim=1, keepdim=True)
-        statistics = [_mean(gray, tile) - GAIN / 2]
+        means, squares, maxima = [_mean(gray, tile)], [], []
         for spread in SPREADS:
             smooth = F.avg_pool2d(F.pad(gray, (0, spread - 1) * 2, mode='replicate'), spread, stride=1)
             padded = F.pad(smooth, (spread,) * 4, mode='replicate')
             contrast = F.conv2d(padded, self.filters, dilation=spread).abs()
-            statistics.append((_mean(contrast, tile) + LEAST).log() + 2)
-            statistics.append((_mean(contrast.square(), tile) + LEAST**2).log() / 2 + 1.5)
-            statistics.append((_maximum(contrast, tile) + LEAST).log())
-        return torch.cat(statistics, dim=1)
+            means.append(_mean(contrast, tile))
+            squares.append(_mean(contrast.square(), tile))
+            maxima.append(_maximum(contrast, tile))
+        return torch.cat(means + squares, dim=1), torch.cat(maxima, dim=1)
 
 
 @ARCH_REGISTRY.register()

@@ -7,6 +7,9 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 
+import torch
+from torch import Tensor, nn
+
 from cp_basicsr.precision import DEFAULT_PRECISION
 
 ENGINE_VARIABLE = 'CP_ENGINE'
@@ -96,3 +99,29 @@ def chosen_set(precision: str = DEFAULT_PRECISION) -> str:
         if _features().get(feature):
             return with_bf16
     raise EngineUnavailableError(f'{precision} is asked for, {name} code of this processor computes in fp32')
+
+
+def set_for(x: Tensor, precision: str = DEFAULT_PRECISION) -> str:
+    """The instruction set of code that computes with ``x``; see :func:`chosen_set`.
+
+    Raises:
+        EngineNameError: there is no such engine on any machine.
+        EngineUnavailableError: as :func:`chosen_set`; also where ``x`` is not float32 in this machine's memory.
+    """
+    if x.device.type != 'cpu' or x.dtype != torch.float32:
+        raise EngineUnavailableError(f'the input is {x.dtype} on {x.device}, code is made for float32 on cpu')
+    return chosen_set(precision)
+
+
+def check_mode(module: nn.Module) -> None:
+    """Refuse to run ``module`` by other means than PyTorch's where more than its output is wanted.
+
+    Raises:
+        EngineUnavailableError: gradients are on, it is in training mode, or its operations are being recorded.
+    """
+    if module.training or torch.is_grad_enabled():
+        raise EngineUnavailableError(
+            'gradients are on (wrap the call in torch.inference_mode()) or the network is in training mode'
+        )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        raise EngineUnavailableError('PyTorch traces the network')

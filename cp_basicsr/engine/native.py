@@ -9,7 +9,9 @@ from collections.abc import Callable
 from llvmlite import binding, ir
 
 from .ir import I32, I64, POINTER, Builder, i64
-from .machine_code import new_target_machine
+from .machine_code import ExecutableMemory, new_target_machine
+
+RETURN = b'\xc3'
 
 
 class Callee:
@@ -90,9 +92,13 @@ class Routine:
         run: works on the job at the first address, with the scratch memory at the second, until nothing is left.
             Called through ctypes it lets other Python threads run.
         member: address of the function that each thread of an OpenMP team calls with a :class:`Team`.
+
+    Raises:
+        EngineUnavailableError: the system gives no executable memory.
     """
 
     def __init__(self, source: RoutineSource) -> None:
+        ExecutableMemory(RETURN)  # LLVM does not say whether the system gave what it asked for
         machine = new_target_machine()
         _add_member(source.module)
         module = binding.parse_assembly(str(source.module))

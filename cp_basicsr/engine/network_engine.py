@@ -6,14 +6,13 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from cp_basicsr.precision import DEFAULT_PRECISION, computing_in
 from cp_basicsr.sparsity import Route, prunable_layers, routed
 
 from .accelerator import DEVICES, Accelerator
-from .host import EngineUnavailableError, chosen_set
+from .host import EngineUnavailableError, check_mode, set_for
 from .parameter_state import parameter_state
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class NetworkEngine:
                 that takes notes, say.
         """
         try:
-            _check_mode(base)
+            check_mode(base)
             if x.device.type in DEVICES:
                 return self._accelerator.run(base, x, route, precision).contiguous()
             self.prepared = prepared = self._prepare(base, x, precision)
@@ -114,9 +113,7 @@ class NetworkEngine:
         return prepared.run(x, route, observe)
 
     def _prepare(self, base: nn.Module, x: Tensor, precision: str) -> Prepared:
-        if x.device.type != 'cpu' or x.dtype != torch.float32:
-            raise EngineUnavailableError(f'the input is {x.dtype} on {x.device}, code is made for float32 on cpu')
-        name = chosen_set(precision)
+        name = set_for(x, precision)
         from .instructions import instruction_set
         from .prepared import prepare
 
@@ -148,13 +145,6 @@ class NetworkEngine:
         if text not in self._said:
             self._said.add(text)
             self.say(text)
-
-
-def _check_mode(base: nn.Module) -> None:
-    if base.training or torch.is_grad_enabled():
-        raise EngineUnavailableError(
-            'gradients are on (wrap the call in torch.inference_mode()) or the network is in training mode'
-        )
 
 
 def run_reference(base: nn.Module, x: Tensor, route: Route, precision: str = DEFAULT_PRECISION) -> Tensor:
