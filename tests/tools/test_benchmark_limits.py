@@ -195,7 +195,7 @@ def test_tables(measured: Limits) -> None:
     lines = [
         [cell.strip() for cell in line.split('|')[1:-1]] for line in limits_tables.as_markdown(measured).split('\n')
     ]
-    assert ['copying', '2.00 G B/s', '2000.00'] in lines
+    assert ['copying', '2.00 GB/s', '2000.00'] in lines
     assert ['fp32', '4:8', 'avx512', '400.00', '100.00', '0.00', '100.00', '', '200.00', '', '0.00'] in lines
     assert ['fp32', '4:8', '0.000', '0.000', '100.00', '200.00', '50', '50.00', '2'] in lines
     assert ['**quick**', 'fp32', '500.00', '0.0', '25'] in lines and ['low', 'bf16', '200.00', '0.0', ''] in lines
@@ -219,7 +219,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for level in levels:
         assert sum(level['stages'].values()) == pytest.approx(level['seconds'])
         assert level['limit'] > 0 and level['most'] > 0 and level['rival'] == 'PyTorch eager'
-    assert [rate['unit'] for rate in record['rates']] == ['MAC'] * (2 + HAS_BF16) + ['loads', 'B', 'B']
+    assert [rate['unit'] for rate in record['rates']] == ['MAC'] * (2 + HAS_BF16) + ['load', 'B', 'B']
     assert all(rate['per_second'] > 0 for rate in record['rates'])
     assert [rival['name'] for rival in record['rivals']] == ['PyTorch eager']
 

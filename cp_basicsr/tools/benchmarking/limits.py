@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +42,7 @@ class Rate:
     Attributes:
         name: of what is done.
         count: how much of it one run did.
-        unit: of the count: 'MAC', 'loads' or 'B'.
+        unit: of the count: 'MAC', 'load' or 'B'.
         seconds: median.
     """
 
@@ -156,37 +158,63 @@ def work_of(layer: CompiledLayer, level: int, mask: np.ndarray, size: tuple[int,
     if layer.transformed[level]:
         macs = winograd_macs(size, layer.in_width, layer.out_width, layer.block, layer.paired)
         # A vector of inputs serves a whole block, in which each output takes one multiply-add.
-        blocks = -(-layer.out_width // layer.block)
         lanes = PIXELS * (2 if layer.paired else 1)
-        loads = macs // lanes // winograd.computed(layer.out_width, layer.block) * blocks
+        each_block = macs // lanes // winograd.computed(layer.out_width, layer.block)
+        loads = each_block * -(-layer.out_width // layer.block)
         return Work(f'{chosen_set()} winograd', 'bf16' if layer.paired else DEFAULT_PRECISION, macs, loads, 0)
     macs = int(mask.sum()) * vectors * PIXELS
     loads = winograd.direct_loads(mask, layer.block) * vectors
     return Work(chosen_set(), DEFAULT_PRECISION, macs, loads, layer.kernels[level].memory.size)
 
 
-def _copies(x: Tensor) -> dict[tuple[str, int], Callable[[], object]]:
-    """By name and bytes read and written, what copies a map like ``x`` and one that no cache holds."""
-    runs = {}
+@dataclass(frozen=True)
+class _Task:
+    """What the machine is timed at; attributes as of :class:`Rate`."""
+
+    name: str
+    count: int
+    unit: str
+    run: Callable[[], object]
+
+    def rate(self, seconds: Mapping[str, float]) -> Rate:
+        return Rate(self.name, self.count, self.unit, seconds[self.name])
+
+
+def _tasks(x: Tensor, peaks: Sequence[Peak]) -> list[_Task]:
+    """Loops at their peak, and copies of a map like ``x`` and of one that no cache holds."""
+    tasks = [_Task(peak.name, peak.count, peak.unit, peak.prepare()) for peak in peaks]
     for name, source in (('a map', x), ('a large map', torch.zeros(LARGE // x.element_size(), dtype=x.dtype))):
-        target = torch.zeros_like(source)
         size = source.numel() * source.element_size()
         label = f'copying {name}, {size / 1e6:.0f} MB read and as many written'
-        runs[label, 2 * size] = lambda target=target, source=source: target.copy_(source)
-    return runs
+        tasks.append(_Task(label, 2 * size, 'B', partial(torch.zeros_like(source).copy_, source)))
+    return tasks
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A level in one precision, ready to be timed."""
+    """A level in one precision, ready to be timed: its contender's name, and what runs it up to each stage."""
 
     label: str
     name: str
     work: Work
-    runs: dict[str, Callable[[], object]]
+    stages: dict[str, Callable[[], object]]
+
+    def key(self, stage: str) -> str:
+        return f'{self.name} up to {stage}'
+
+    @property
+    def runs(self) -> dict[str, Callable[[], object]]:
+        return {self.key(stage): run for stage, run in self.stages.items()}
+
+    def limits(self, result: Result, seconds: Mapping[str, float], rates: Mapping[str, float]) -> LevelLimits:
+        """From the seconds of all runs, and what the machine does per second, by names."""
+        stages = stage_seconds({stage: seconds[self.key(stage)] for stage in self.stages})
+        stages = {AROUND: result.seconds - sum(stages.values()), **stages}
+        limit, loads_limit = self.work.macs / rates[MACS[self.work.precision].name], self.work.loads / rates[LOADS.name]
+        return LevelLimits(self.label, result, self.work, stages, limit, loads_limit)
 
 
-def _subjects(net: object, x: Tensor, precision: str, names: Sequence[str]) -> list[_Subject]:
+def _subjects(net: Any, x: Tensor, precision: str, names: Sequence[str]) -> list[_Subject]:
     """Levels of a compiled single layer, dense first, under these names."""
     net.run_base(x, UniformRoute(0), precision)
     ((module, layer),) = net.engine.prepared.compiled.layers.items()
@@ -194,8 +222,8 @@ def _subjects(net: object, x: Tensor, precision: str, names: Sequence[str]) -> l
     subjects = []
     for level, name in zip(reversed(range(len(net.levels))), names, strict=True):
         schedule = uniform_schedule(len(x), *size, level, layer.scratch, torch.get_num_threads())
-        runs = stage_runs(layer, Inputs((x,)), schedule, layer.transformed[level])
         work = work_of(layer, level, module.mask(level).numpy(), size)
+        runs = stage_runs(layer, Inputs((x,)), schedule, layer.transformed[level])
         subjects.append(_Subject(net.labels[level], name, work, runs))
     return subjects
 
@@ -217,47 +245,24 @@ def limits(
     get_root_logger().info(f'{network.title}, input {size[1]} x {size[0]}: preparing.')
     ours = {precision: list(our_contenders(network, net, x, precision)) for precision in precisions}
     contenders = dict(checked(chain(rival_contenders(net, x, rivals), *ours.values())))
-    subjects = [s for p in precisions for s in _subjects(net, x, p, [each.name for each in ours[p]])]
-    peaks = [*(MACS[p] for p in dict.fromkeys((DEFAULT_PRECISION, *precisions))), LOADED_MACS, LOADS]
-    copies = _copies(x)
-    measured = timer.interleaved(
-        {
-            **{peak.name: peak.prepare() for peak in peaks},
-            **{name: run for (name, _), run in copies.items()},
-            **{each.name: each.run for each in contenders},
-            **{_key(each, stage): run for each in subjects for stage, run in each.runs.items()},
-        }
-    )
-    seconds = {name: median(rounds) for name, rounds in measured.items()}
-    rates = [_rate(peak, seconds) for peak in peaks]
+    subjects = [each for p in precisions for each in _subjects(net, x, p, [row.name for row in ours[p]])]
+    peaks = {precision: MACS[precision] for precision in (DEFAULT_PRECISION, *precisions)}
+    tasks = _tasks(x, [*peaks.values(), LOADED_MACS, LOADS])
+    runs = {each.name: each.run for each in (*tasks, *contenders)}
+    for subject in subjects:
+        runs |= subject.runs
+    rounds = timer.interleaved(runs)
+    seconds = {name: median(samples) for name, samples in rounds.items()}
+    rates = tuple(task.rate(seconds) for task in tasks)
     by_name = {rate.name: rate.per_second for rate in rates}
-    rates += [Rate(name, count, 'B', seconds[name]) for name, count in copies]
     dense = net.macs(x.shape[1:]).dense
     rows = {
-        each.name: result_of(network, size, each, dense, measured[each.name], error)
-        for each, error in contenders.items()
+        each.name: result_of(network, size, each, dense, rounds[each.name], error) for each, error in contenders.items()
     }
-    levels = [_level(each, rows[each.name], seconds, by_name) for each in subjects if each.name in rows]
     return Limits(
         size,
-        tuple(rates),
-        {precision: by_name[peak.name] for precision, peak in MACS.items() if peak in peaks},
-        tuple(levels),
+        rates,
+        {precision: by_name[peak.name] for precision, peak in peaks.items()},
+        tuple(each.limits(rows[each.name], seconds, by_name) for each in subjects if each.name in rows),
         tuple(row for row in rows.values() if not row.ours),
     )
-
-
-def _key(subject: _Subject, stage: str) -> str:
-    return f'{subject.name} up to {stage}'
-
-
-def _rate(peak: Peak, seconds: dict[str, float]) -> Rate:
-    return Rate(peak.name, peak.count, peak.unit, seconds[peak.name])
-
-
-def _level(subject: _Subject, result: Result, seconds: dict[str, float], rates: dict[str, float]) -> LevelLimits:
-    work = subject.work
-    stages = stage_seconds({stage: seconds[_key(subject, stage)] for stage in subject.runs})
-    stages = {AROUND: result.seconds - sum(stages.values()), **stages}
-    limit, loads_limit = work.macs / rates[MACS[work.precision].name], work.loads / rates[LOADS.name]
-    return LevelLimits(subject.label, result, work, stages, limit, loads_limit)

@@ -38,7 +38,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> st
 
 def _machine(measured: Limits) -> str:
     rows = [
-        [rate.name, f'{rate.per_second / 1e9:.{1 if rate.per_second > 1e10 else 2}f} G {rate.unit}/s']
+        [rate.name, f'{rate.per_second / 1e9:.{1 if rate.per_second > 1e10 else 2}f} G{rate.unit}/s']
         + [f'{1e3 * rate.seconds:.2f}' if rate.unit == 'B' else '']
         for rate in measured.rates
     ]

@@ -135,7 +135,7 @@ class Peak:
         name: as a row of a table.
         source: writes it, given the number of sums.
         each: of ``unit``, done for each sum in each pass.
-        unit: 'MAC' or 'loads' (of vectors of 16 float32).
+        unit: 'MAC' or 'load' (of a vector of 16 float32).
     """
 
     name: str
@@ -177,4 +177,4 @@ MACS = {
     'bf16': Peak('bf16 multiply-adds in pairs, all in registers', _PairedProducts, 2 * PIXELS, 'MAC'),
 }
 LOADED_MACS = Peak('float32 multiply-adds, a weight loaded for each', _LoadedProducts, PIXELS, 'MAC')
-LOADS = Peak('loads of 16 float32, two of three unaligned', _Loads, 1, 'loads')
+LOADS = Peak('loads of 16 float32, two of three unaligned', _Loads, 1, 'load')
