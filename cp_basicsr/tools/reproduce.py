@@ -33,13 +33,12 @@ SHORT_FACTOR = 100
 log = logging.getLogger('cp_basicsr.reproduce')
 
 
-def reproduce(run: Run, out: Path, images: int | None) -> Path:
+def reproduce(run: Run, out: Path) -> Path:
     """Train and test one run, what is done already left out; the path of its results.
 
     Args:
         run: the run.
         out: its folder.
-        images: only the first so many images of each set are tested; None takes all.
 
     Raises:
         RunError: the training failed.
@@ -53,14 +52,14 @@ def reproduce(run: Run, out: Path, images: int | None) -> Path:
         run_command('train', file, out / 'train.log', iterations, '--auto_resume')
     log.info('%s: testing', run.name)
     test = write_options(test_options(run.train, run.sets, f'net_g_{iterations}'), out / f'test_{run.name}.yml')
-    settings = Settings(run.budgets, run.controls, dial=run.dial, images=images)
+    settings = Settings(run.budgets, run.controls, dial=run.dial, images=run.images)
     leaderboard.run([test], out, settings)
     if run.curve:
-        _curve(run, out / 'curve', images)
+        _curve(run, out / 'curve')
     return out / 'results.json'
 
 
-def _curve(run: Run, out: Path, images: int | None) -> None:
+def _curve(run: Run, out: Path) -> None:
     """Quality of every level at some checkpoints, as one table."""
     out.mkdir(exist_ok=True)
     sets = {run.curve.set: run.sets[run.curve.set]}
@@ -68,7 +67,7 @@ def _curve(run: Run, out: Path, images: int | None) -> None:
         write_options(test_options(run.train, sets, f'net_g_{iteration}'), out / f'after_{iteration}.yml')
         for iteration in run.curve.checkpoints
     ]
-    leaderboard.run(files, out, Settings((), (), images=images or run.curve.images))
+    leaderboard.run(files, out, Settings((), (), images=run.curve.images))
 
 
 def shortened(run: Run) -> Run:
@@ -78,7 +77,7 @@ def shortened(run: Run) -> Run:
     train['total_iter'] = sum(stage['iters'] for stage in train['stages'])
     train['classifier_patches'] = 8
     options: dict[str, Any] = {**run.train, 'name': f'{run.name}_short', 'train': train}
-    return replace(run, name=options['name'], train=options, curve=None)
+    return replace(run, name=options['name'], train=options, images=1, curve=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -102,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         for run in [read_run(name) for name in options.runs or run_names()]:
             run = shortened(run) if options.short else run
-            results = reproduce(run, options.out / run.name, 1 if options.short else None)
+            results = reproduce(run, options.out / run.name)
             log.info('%s: %s', run.name, results.resolve())
     except (OptionError, RunError) as error:
         raise SystemExit(str(error)) from error

@@ -36,10 +36,10 @@ def test_every_run_is_a_training_that_the_model_takes(run: Run) -> None:
     opt = copy.deepcopy(run.train) | {'is_train': True}
     check_options(opt)
     options = TrainingOptions.read(opt['train'])
-    assert options.plan.stages[-1].name == 'classifier' and options.calibration
+    assert options.plan.stages[-1].name in ('classifier', 'joint') and options.calibration
     levels = opt['network_g']['sparsity']['levels']
     assert levels[-1] == opt['network_g']['sparsity']['m'] and run.train['name'] == run.name
-    assert {0.5} <= set(run.budgets) and {'random', 'oracle', 'edge'} <= set(run.controls)
+    assert run.budgets and {'random', 'oracle', 'edge'} <= set(run.controls)
 
 
 def test_every_run_finds_its_data_where_the_page_about_data_puts_them(run: Run) -> None:
@@ -82,6 +82,12 @@ def test_merging_changes_what_the_change_names_and_nothing_else(base: dict, chan
             assert value == change[key]
 
 
+def test_a_block_of_another_type_takes_the_place_of_the_one_there() -> None:
+    base = {'loss': {'type': 'BudgetLoss', 'target': 0.5}, 'net': {'type': 'EDSR', 'num_feat': 64}}
+    change = {'loss': {'type': 'Other', 'weight': 6}, 'net': {'type': 'EDSR', 'num_block': 8}}
+    assert merged(base, change) == {'loss': change['loss'], 'net': {'type': 'EDSR', 'num_feat': 64, 'num_block': 8}}
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -113,10 +119,10 @@ def test_a_run_trains_tests_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     train = user_options(tmp_path, iters=2)
     val = {key: value for key, value in train['datasets']['val'].items() if key != 'name'}
     curve = Curve('made', 1, [2, 4])
-    run = Run('tiny', train, {'made': {'name': 'made', **val}}, [0.6], ['random'], False, curve)
+    run = Run('tiny', train, {'made': {'name': 'made', **val}}, None, [0.6], ['random'], False, curve)
     out = tmp_path / 'out' / 'tiny'
 
-    results = reproduce.reproduce(run, out, None)
+    results = reproduce.reproduce(run, out)
     (table,) = json.loads(results.read_text())['tables']
     names = [row['name'] for row in table['rows']]
     assert names == ['dense', 'static 2:4', 'static 1:4', 'routed 0.6', 'random 0.6']
@@ -127,7 +133,7 @@ def test_a_run_trains_tests_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert {row['kind'] for row in shown['rows']} == {'static'}
 
     written = (out / 'train.log').stat().st_mtime_ns, results.read_text()
-    reproduce.reproduce(run, out, None)
+    reproduce.reproduce(run, out)
     assert ((out / 'train.log').stat().st_mtime_ns, results.read_text()) == written
 
 
@@ -137,4 +143,4 @@ def test_the_short_form_is_the_same_run_with_little_training(run: Run) -> None:
     plan = TrainingOptions.read(short.train['train']).plan
     assert [stage.name for stage in plan.stages] == [stage['name'] for stage in run.train['train']['stages']]
     assert short.train['train']['total_iter'] < run.train['train']['total_iter'] / 50
-    assert short.name != run.name and short.train['name'] == short.name
+    assert short.name != run.name and short.images == 1 and short.train['name'] == short.name

@@ -190,8 +190,8 @@ def compare_with_static(rows: Sequence[Row], headline: str) -> None:
     """Fill in ``below_dense`` of the rows of one option file, and ``over_static`` and ``gap_closed`` of routed rows and
     controls.
 
-    The densest level comes first. Static pruning at the same cost lies on straight lines between the static levels in the
-    plane of MACs and PSNR.
+    The densest level comes first. Static pruning at the same cost lies on straight lines between the static levels in
+    the plane of MACs and PSNR.
     ``gap closed = (routed - static at equal cost) / (oracle - static at equal cost)``, each at its own cost; nothing is
     said where the oracle gains nothing.
     """

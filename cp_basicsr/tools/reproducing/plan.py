@@ -14,7 +14,7 @@ from cp_basicsr.options import check_choice, check_keys
 from cp_basicsr.routing.controls import DEFAULT_CONTROLS
 
 FILE = Path(__file__).with_name('runs.yml')
-KEYS = ('options', 'changes', 'own', 'noise', 'sets', 'budgets', 'controls', 'dial', 'curve')
+KEYS = ('options', 'changes', 'own', 'noise', 'sets', 'images', 'budgets', 'controls', 'dial', 'curve')
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Run:
         name: its name, also of its experiment.
         train: options of the training.
         sets: blocks of the test sets, by name.
+        images: only the first so many of each are tested; None takes all.
         budgets: shares of the dense MACs that are tested.
         controls: of :data:`cp_basicsr.routing.controls.CONTROLS`.
         dial: whether ten budgets more are tested.
@@ -49,6 +50,7 @@ class Run:
     name: str
     train: dict[str, Any]
     sets: dict[str, dict[str, Any]]
+    images: int | None
     budgets: Sequence[float]
     controls: Sequence[str]
     dial: bool
@@ -87,6 +89,7 @@ def read_run(name: str, file: Path = FILE) -> Run:
         name,
         _scaled(train, scale),
         sets,
+        block.get('images'),
         block['budgets'],
         block.get('controls', DEFAULT_CONTROLS),
         block.get('dial', False),
@@ -95,11 +98,14 @@ def read_run(name: str, file: Path = FILE) -> Run:
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``change``; blocks in both are merged key by key."""
+    """``base`` with the values of ``change``; blocks in both are merged key by key, unless they name another type."""
     result = dict(base)
     for key, value in change.items():
-        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        result[key] = merged(base[key], value) if both else value
+        there = base.get(key)
+        both = isinstance(value, Mapping) and isinstance(there, Mapping)
+        result[key] = (
+            merged(there, value) if both and value.get('type', there.get('type')) == there.get('type') else value
+        )
     return result
 
 
