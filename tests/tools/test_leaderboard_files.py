@@ -249,8 +249,9 @@ def test_the_summary_names_what_half_the_work_costs_and_whether_the_aim_is_reach
     head, _, line = summary_as_markdown([table, hand_made_table()]).splitlines()
     cells = dict(zip(*([cell.strip() for cell in text.split('|')[1:-1]] for text in (head, line)), strict=True))
     assert cells == {
-        'set': 'Set5 x2', 'network': 'net', 'dense, dB': '32.500 (PSNR-Y)', 'routed 0.5 (MACs %)': '**0.020** (50.0)',
-        'static at these MACs': '0.350', 'random': '', 'edge': '0.100', 'informed': '', 'oracle': '-0.010',
+        'set': 'Set5 x2', 'images': '5', 'network': 'net', 'dense, dB': '32.500 (PSNR-Y)',
+        'routed 0.5 (MACs %)': '**0.020** (50.0)', 'static at these MACs': '0.350',
+        'random': '', 'edge': '0.100', 'informed': '', 'oracle': '-0.010',
         'routed 0.4 (MACs %)': '0.051 (40.2)',
     }  # fmt: skip
 

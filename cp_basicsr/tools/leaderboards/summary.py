@@ -18,11 +18,11 @@ def summary_as_markdown(tables: Iterable[Table]) -> str:
     Static pruning is interpolated to the MACs of the routed row. In bold: the aim of its budget is reached.
     """
     lines = [_line(table, file) for table in tables for file in table.tile]
-    lines = [line for line in lines if any(line[3:])]
+    lines = [line for line in lines if any(line[4:])]
     if not lines:
         return ''
     half, *others = AIMS
-    head = ['set', 'network', 'dense, dB', f'routed {half:g} (MACs %)', 'static at these MACs', *CONTROLS]
+    head = ['set', 'images', 'network', 'dense, dB', f'routed {half:g} (MACs %)', 'static at these MACs', *CONTROLS]
     return table_lines([*head, *(f'routed {budget:g} (MACs %)' for budget in others)], lines)
 
 
@@ -35,6 +35,7 @@ def _line(table: Table, file: str) -> list[str]:
     dense = f'{rows[0].quality[table.headline]:.3f} ({METRICS[table.headline]})'
     return [
         table.dataset,
+        str(table.images),
         file.removeprefix('test_'),
         dense,
         _judged(routed, half),
