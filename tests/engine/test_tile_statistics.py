@@ -32,16 +32,17 @@ def assert_same(x, tile):
         torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=4e-6)
 
 
-@pytest.fixture(params=['this processor', 'AVX2 alone'])
-def processor(request, monkeypatch):
+@pytest.fixture(params=['this processor', 'AVX2 alone'], scope='module')
+def processor(request):
     """Code for all that this processor has, or for one without AVX-512."""
-    if request.param == 'AVX2 alone':
-        target = binding.Target.from_default_triple
-        monkeypatch.setattr(
-            native, 'new_target_machine', lambda: target().create_target_machine(cpu='haswell', opt=3, jit=True)
-        )
-    tile_statistics._routine.cache_clear()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == 'AVX2 alone':
+            target = binding.Target.from_default_triple()
+            patch.setattr(
+                native, 'new_target_machine', lambda: target.create_target_machine(cpu='haswell', opt=3, jit=True)
+            )
+            tile_statistics._routine.cache_clear()
+        yield
     tile_statistics._routine.cache_clear()
 
 
