@@ -12,6 +12,7 @@ from torch import Tensor
 from . import threads, winograd
 from .driver import driver
 from .geometry import Scratch
+from .host import processor_name
 from .inputs import Inputs
 from .instructions import FLOAT, PIXELS, InstructionSet
 from .job import PLANE, Activation, Job, LevelCode, map_values
@@ -64,7 +65,7 @@ class _Level:
         self.values = _pointers(self.weights, self.kernel.starts)
         self.transformed, blocks = None, None
         suits = winograd.suits(scratch.kernel, scratch.stride) and scratch.rows >= winograd.TILE_ROWS
-        if suits and winograd.is_faster(mask, isa.outputs, isa.paired):
+        if suits and winograd.is_faster(mask, isa.outputs, isa.paired, processor_name()):
             self.transformed, starts = winograd.transformed(np.where(mask, weight, 0), isa.outputs, isa.paired)
             self.blocks = blocks = _pointers(self.transformed, starts)
         self.code = LevelCode(

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping
 from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +50,26 @@ def processor_sets() -> tuple[str, ...]:
     return sets
 
 
+@cache
+def processor_name() -> str:
+    """LLVM's name of this processor, ``znver4`` say.
+
+    Raises:
+        EngineUnavailableError: llvmlite cannot be imported.
+    """
+    return _llvm().get_host_cpu_name()
+
+
 def _features() -> Mapping[str, bool]:
+    return _llvm().get_host_cpu_features()
+
+
+def _llvm() -> ModuleType:
     try:
         from llvmlite import binding
     except (ImportError, OSError) as error:  # OSError: its library is there and does not load
         raise EngineUnavailableError(f'llvmlite cannot be imported ({error})') from error
-
-    return binding.get_host_cpu_features()
+    return binding
 
 
 def asked_for() -> str:

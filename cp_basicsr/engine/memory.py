@@ -94,6 +94,13 @@ def empty_map(images: int, channels: int, height: int, width: int, reach: int = 
     return block.as_strided((images, channels, height, width), (channels * plane, plane, pitch, 1))
 
 
+def adjacent(x: Tensor) -> Tensor:
+    """A tensor itself if it is contiguous, else a contiguous copy."""
+    if x.is_contiguous() or x.dtype != torch.float32:
+        return x.contiguous()
+    return _blocks.lend(x.numel()).view(x.shape).copy_(x)
+
+
 def readable_beyond(x: Tensor, reach: int = ROOM) -> Tensor:
     """A feature map itself, or a copy if a vector that reaches over the end of a row might leave its memory.
 

@@ -13,6 +13,7 @@ from cp_basicsr.sparsity import Route, UniformRoute, routed
 from .compiled_network import CompiledNetwork, compile_layers
 from .fusion import fused
 from .instructions import InstructionSet
+from .memory import adjacent
 from .route import EngineRoute
 
 # Of the largest output: how far a traced network may be from the untraced one, and one whose products are in bf16.
@@ -38,7 +39,7 @@ class Prepared:
         """The network's output along ``route``; ``observe`` as in :meth:`NetworkEngine.run`."""
         with routed(observe(EngineRoute(route, self.compiled))):
             output = self.program(x)
-        return output.contiguous() if isinstance(output, Tensor) else output
+        return adjacent(output) if isinstance(output, Tensor) else output
 
 
 def prepare(

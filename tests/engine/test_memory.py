@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from cp_basicsr.engine.memory import ROOM, Blocks, empty_map, readable_beyond
+from cp_basicsr.engine.memory import ROOM, Blocks, adjacent, empty_map, readable_beyond
 
 
 def addresses(blocks, *sizes):
@@ -106,3 +106,15 @@ def test_a_map_is_copied_only_if_reading_beyond_its_last_row_would_leave_its_mem
     for x in (exact, torch.rand(1, 2, 24, 4).mT):
         copy = readable_beyond(x, reach=8)
         assert copy.data_ptr() != x.data_ptr() and torch.equal(copy, x)
+
+
+def test_an_output_is_made_contiguous_in_memory_that_is_kept():
+    strided = torch.rand(2, 8, 5, 24)[..., :17]
+    copy = adjacent(strided)
+    assert copy.is_contiguous() and torch.equal(copy, strided)
+    address = copy.data_ptr()
+    del copy
+    gc.collect()
+    assert adjacent(strided).data_ptr() == address
+    same, wide = torch.rand(3, 4), torch.rand(3, 8, dtype=torch.float64)[:, :4]
+    assert adjacent(same) is same and torch.equal(adjacent(wide), wide) and adjacent(wide).dtype == torch.float64

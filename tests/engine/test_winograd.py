@@ -29,6 +29,14 @@ def test_weights_are_transformed_for_each_block_and_filled_up_with_zeros():
     np.testing.assert_allclose(first[0, 5, :, 2], winograd.KERNEL[0] @ weight[2].swapaxes(0, 1)[..., 2], rtol=1e-5)
 
 
+def test_where_transforms_are_dear_a_quarter_of_the_weights_is_too_few():
+    """By hand, 64 channels at 2:8: 9216 + 2 * 42 * 64 for Winograd, 9216 + 1.7 * 3 * 576 + 8 * 64 for the pattern."""
+    mask = random_mask((64, 64, 3, 3), 2, 8, torch.Generator().manual_seed(0)).numpy()
+    half = random_mask((64, 64, 3, 3), 4, 8, torch.Generator().manual_seed(0)).numpy()
+    assert winograd.is_faster(mask, 24, processor='znver5') and not winograd.is_faster(mask, 24, processor='znver4')
+    assert winograd.is_faster(half, 24, processor='znver4')
+
+
 @each_set
 @pytest.mark.parametrize(('n', 'chosen'), [(1, False), (4, True), (8, True)])
 def test_levels_that_keep_enough_weights_are_transformed(isa, n, chosen):
