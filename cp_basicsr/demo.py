@@ -1,6 +1,6 @@
 """The main job on photographs that come with scikit-image: train, test, table, pictures.
 
-    python -m cp_basicsr.demo            (about three minutes on two cores)
+    python -m cp_basicsr.demo            (three to five minutes on two cores)
     python -m cp_basicsr.demo --short    (the same steps with a tenth of the training)
 
 Everything is written below the working directory: datasets/demo, experiments/demo_cp_swinir, results/demo.
