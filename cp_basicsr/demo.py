@@ -19,7 +19,7 @@ from cp_basicsr.data.demo_set import make_demo_set
 from cp_basicsr.option_files import option_file
 from cp_basicsr.tools import leaderboard, plots
 from cp_basicsr.tools.leaderboards.settings import Settings
-from cp_basicsr.tools.whole_runs import run_command, test_options, write_options
+from cp_basicsr.tools.whole_runs import run_command, shortened, test_options, write_options
 
 NAME = 'demo_cp_swinir'
 BUDGETS = (0.75, 0.5, 0.35)
@@ -61,10 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _shorten(options: dict) -> None:
-    train = options['train']
-    for stage in train['stages']:
-        stage['iters'] //= SHORT_FACTOR
-    train['total_iter'] = sum(stage['iters'] for stage in train['stages'])
+    options['train'] = shortened(options['train'], SHORT_FACTOR)
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ import torch
 
 from cp_basicsr import autoload
 from cp_basicsr.options import OptionError
-from cp_basicsr.tools import leaderboard
+from cp_basicsr.tools import leaderboard, whole_runs
 from cp_basicsr.tools.leaderboards.settings import Settings
 from cp_basicsr.tools.reproducing.plan import Run, read_run, run_names
 from cp_basicsr.tools.whole_runs import RunError, run_command, test_options, write_options
@@ -72,10 +72,7 @@ def _curve(run: Run, out: Path) -> None:
 
 def shortened(run: Run) -> Run:
     """The same run with a hundredth of its training, under another name."""
-    train = dict(run.train['train'])
-    train['stages'] = [{**stage, 'iters': max(stage['iters'] // SHORT_FACTOR, 2)} for stage in train['stages']]
-    train['total_iter'] = sum(stage['iters'] for stage in train['stages'])
-    train['classifier_patches'] = 8
+    train = whole_runs.shortened(run.train['train'], SHORT_FACTOR) | {'classifier_patches': 8}
     options: dict[str, Any] = {**run.train, 'name': f'{run.name}_short', 'train': train}
     return replace(run, name=options['name'], train=options, images=1, curve=None)
 

@@ -51,6 +51,12 @@ def test_options(
     }
 
 
+def shortened(train: Mapping[str, Any], factor: int) -> dict[str, Any]:
+    """A ``train`` block with the iterations of each stage divided by ``factor``, two at least."""
+    stages = [{**stage, 'iters': max(stage['iters'] // factor, 2)} for stage in train['stages']]
+    return {**train, 'stages': stages, 'total_iter': sum(stage['iters'] for stage in stages)}
+
+
 def run_command(command: str, options: Path, log_file: Path, iterations: int, *arguments: str) -> None:
     """Run ``python -m cp_basicsr.COMMAND`` with a progress bar, its output in a log file.
 
