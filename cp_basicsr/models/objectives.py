@@ -16,6 +16,8 @@ from .training_options import ramped
 
 # The mean cost of so many targets is known to about 0.6 % of the dense MACs.
 MAX_ROWS = 4096
+# Levels beside the densest that a step of the supernet stage runs: what the sandwich has, with all others left alone.
+SPARSE_LEVELS = 2
 
 if TYPE_CHECKING:
     from .class_pruning_model import ClassPruningModel
@@ -45,20 +47,25 @@ class Objectives:
         return self._restoration(outputs[densest], self.model.gt, 'dense')
 
     def supernet(self, current_iter: int) -> dict[str, Tensor]:
-        """Sandwich: the densest level, the sparsest, and one between."""
+        """Sandwich: the densest level and two sparse ones, and random levels on neighbouring tiles where asked for."""
         self.observed = {}
-        densest = self.model.net.pattern.densest
-        between = range(1, densest)
-        levels = [densest, 0] + ([self.model.levels_random.choice(between)] if between else [])
         weight = self.model.training_options.mixed_weight
         level_map = self._random_map() if weight else None
-        outputs, _ = self.model.net_g(self.model.lq, each_level=levels, level_map=level_map)
+        outputs, _ = self.model.net_g(self.model.lq, each_level=self._sandwich_levels(), level_map=level_map)
         mixed = outputs.pop('mixed', None)
         losses = self._sandwich(outputs)
         if mixed is None:
             return losses
-        to_gt = self._restoration(mixed, self.model.gt, 'mixed')
-        return losses | {name: weight * loss for name, loss in to_gt.items()}
+        of_mixed = self._towards_dense(mixed, outputs[self.model.net.pattern.densest].detach(), 'mixed')
+        return losses | {name: weight * loss for name, loss in of_mixed.items()}
+
+    def _sandwich_levels(self) -> list[int]:
+        """The densest and the sparsest level with one between; levels that share nothing take turns instead."""
+        densest, chance = self.model.net.pattern.densest, self.model.levels_random
+        if self.model.net.weights == 'per_level':
+            return [densest, *chance.sample(range(densest), min(SPARSE_LEVELS, densest))]
+        between = range(1, densest)
+        return [densest, 0] + ([chance.choice(between)] if between else [])
 
     def _random_map(self) -> tuple[Tensor, int] | None:
         """A level for each tile of each patch at random; None where patches are routed as a whole."""
@@ -129,16 +136,21 @@ class Objectives:
 
     def _sandwich(self, outputs: dict[int, Tensor]) -> dict[str, Tensor]:
         """``L(y_dense, gt) + sum_k [(1-a) L(y_k, gt) + a L1(y_k, stopgrad(y_dense))]``."""
-        model, densest = self.model, self.model.net.pattern.densest
-        distill = model.training_options.distill
+        densest = self.model.net.pattern.densest
         teacher = outputs[densest].detach()
-        losses = self._restoration(outputs[densest], model.gt, 'dense')
+        losses = self._restoration(outputs[densest], self.model.gt, 'dense')
         for level in sorted(outputs.keys() - {densest}):
-            to_gt = self._restoration(outputs[level], model.gt, f'level{level}')
-            losses |= {name: (1 - distill) * loss for name, loss in to_gt.items()}
-            if distill:
-                criterion = model.cri_pix or F.l1_loss
-                losses[f'l_distill_level{level}'] = distill * criterion(outputs[level], teacher)
+            losses |= self._towards_dense(outputs[level], teacher, f'level{level}')
+        return losses
+
+    def _towards_dense(self, output: Tensor, teacher: Tensor, name: str) -> dict[str, Tensor]:
+        """``(1-a) L(y, gt) + a L1(y, teacher)``, L1 or the pixel loss of the run."""
+        distill = self.model.training_options.distill
+        to_gt = self._restoration(output, self.model.gt, name) if distill < 1 else {}
+        losses = {key: (1 - distill) * loss for key, loss in to_gt.items()}
+        if distill:
+            criterion = self.model.cri_pix or F.l1_loss
+            losses[f'l_distill_{name}'] = distill * criterion(output, teacher)
         return losses
 
     def _restoration(self, output: Tensor, target: Tensor, name: str) -> dict[str, Tensor]:

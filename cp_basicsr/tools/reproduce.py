@@ -47,11 +47,11 @@ def reproduce(run: Run, out: Path) -> Path:
     iterations = run.train['train']['total_iter']
     models = Path('experiments') / run.name / 'models'
     file = write_options(run.train, out / 'train.yml')
-    if not (models / f'net_g_{iterations}.pth').is_file():
+    if not (models / 'net_g_latest.pth').is_file():  # written at the end
         log.info('%s: training, %d iterations; log: %s', run.name, iterations, out / 'train.log')
         run_command('train', file, out / 'train.log', iterations, '--auto_resume')
     log.info('%s: testing', run.name)
-    test = write_options(test_options(run.train, run.sets, f'net_g_{iterations}'), out / f'test_{run.name}.yml')
+    test = write_options(test_options(run.train, run.sets), out / f'test_{run.name}.yml')
     settings = Settings(run.budgets, run.controls, dial=run.dial, images=run.images)
     leaderboard.run([test], out, settings)
     if run.curve:

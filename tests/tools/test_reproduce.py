@@ -127,7 +127,7 @@ def test_a_run_trains_tests_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     names = [row['name'] for row in table['rows']]
     assert names == ['dense', 'static 2:4', 'static 1:4', 'routed 0.6', 'random 0.6']
     assert yaml.safe_load((out / 'train.yml').read_text()) == train
-    assert 'net_g_6.pth' in (out / 'test_tiny.yml').read_text()
+    assert 'net_g_latest.pth' in (out / 'test_tiny.yml').read_text()
     (shown,) = json.loads((out / 'curve' / 'results.json').read_text())['tables']
     assert {row['file'] for row in shown['rows']} == {'after_2', 'after_4'}
     assert {row['kind'] for row in shown['rows']} == {'static'}
