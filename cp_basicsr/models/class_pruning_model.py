@@ -28,9 +28,10 @@ from .objectives import Objectives
 from .option_check import check_options
 from .saving import SavingMixin
 from .stages import Stage
-from .starting_levels import reconstruct
+from .starting_levels import middles, reconstruct
 from .training_options import TrainingOptions
 from .validating import ValidationMixin
+from .whitened_adam import WhitenedAdam
 
 
 class NonFiniteError(FloatingPointError):
@@ -168,7 +169,13 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
     def _start_learning(self, stage: Stage, learning: list[nn.Parameter]) -> None:
         """Make the stage's optimiser and scheduler for these parameters."""
         options = dict(stage.optim_g)
-        self.optimizer_g = self.get_optimizer(options.pop('type'), learning, **options)
+        kind = options.pop('type')
+        if kind != 'WhitenedAdam':
+            self.optimizer_g = self.get_optimizer(kind, learning, **options)
+        elif stage.name == 'supernet':
+            self.optimizer_g = WhitenedAdam(self.net.base, **options)
+        else:
+            raise OptionError('WhitenedAdam trains sparse levels only, in stage supernet; take Adam for this one.')
         self.optimizers, self.schedulers = [self.optimizer_g], []
         run_options, self.opt['train'] = self.opt['train'], {'scheduler': dict(stage.scheduler)}
         try:
@@ -211,6 +218,8 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         if self.stage.name != 'dense' and current_iter == self.stage.first and self.training_options.reconstruct:
             reconstruct(self._nets(), self.calibration_images.patches or [self.lq], self.opt['dist'])
             self._set_modes()
+        if isinstance(self.optimizer_g, WhitenedAdam) and not self.optimizer_g.whitened:
+            self.optimizer_g.whiten(self.net.base, middles(self.net, self.calibration_images.patches or [self.lq]))
         self.optimizer_g.zero_grad()
         with self._random_numbers_of(current_iter):
             with computing_in(self._precision(), self.device):
@@ -245,7 +254,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
     def _backward(self, losses: Mapping[str, Tensor], current_iter: int) -> None:
         total = sum(losses.values())
         total.backward()
-        learning = [parameter for group in self.optimizer_g.param_groups for parameter in group['params']]
+        learning = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         norm = nn.utils.clip_grad_norm_(learning, self.training_options.grad_clip_norm or float('inf'))
         # Both after the gradients have met, so that all processes of a distributed run stop together.
         self._require_finite(total, f'the loss ({_values(losses)})', current_iter)

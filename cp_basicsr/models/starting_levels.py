@@ -28,8 +28,7 @@ def reconstruct(nets: Sequence[ClassPruningNet], images: Sequence[Tensor], dist:
     if not starts_dense(net.base):
         return
     net.eval()
-    device = next(net.parameters()).device
-    fitted = reconstruct_levels(net.base, [_middle(image, net.multiple).to(device) for image in images[:PATCHES]])
+    fitted = reconstruct_levels(net.base, middles(net, images))
     state = net.base.state_dict()
     if dist:
         for value in state.values():
@@ -39,6 +38,12 @@ def reconstruct(nets: Sequence[ClassPruningNet], images: Sequence[Tensor], dist:
     get_root_logger().info(
         f'Sparse levels of {len(fitted)} layers start from their least-squares fit to the dense level.'
     )
+
+
+def middles(net: ClassPruningNet, images: Sequence[Tensor]) -> list[Tensor]:
+    """The middle of at most PATCHES lq images or batches, where the network is."""
+    device = next(net.parameters()).device
+    return [_middle(image, net.multiple).to(device) for image in images[:PATCHES]]
 
 
 def _middle(image: Tensor, multiple: int) -> Tensor:

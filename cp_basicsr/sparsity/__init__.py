@@ -13,6 +13,7 @@ from .convert import (
 from .layers import Convolution, NMConv2d, NMConv3d, NMLinear, PrunableLayer, plain_convolution
 from .macs import MacTable, trace_macs
 from .masks import level_mask, weight_ranks
+from .moments import as_rows, dense_moments, ridge
 from .pattern import NMPattern, PatternError
 from .placement import ImagePlacement, Placement, TokenPlacement, UnplacedLayerError, WindowPlacement
 from .reconstruction import reconstruct_levels, starts_dense
@@ -38,14 +39,17 @@ __all__ = [
     'WindowPlacement',
     'active_route',
     'adopt_dense_values',
+    'as_rows',
     'bake_state_dict',
     'convert',
+    'dense_moments',
     'level_mask',
     'native_state_dict',
     'plain_convolution',
     'prunable_layers',
     'reconstruct_levels',
     'refresh_ranks',
+    'ridge',
     'routed',
     'set_straight_through',
     'starts_dense',

@@ -24,16 +24,14 @@ from torch import Tensor, nn
 
 from .convert import prunable_layers
 from .elimination import eliminate
-from .layers import NMLinear, PrunableLayer
+from .layers import PrunableLayer
 from .masks import weight_ranks
+from .moments import as_columns, as_rows, has_moments, ridge
 from .route import UniformRoute, routed
 
 # A level meets two kinds of input: its own features and, beside a dense tile, the dense network's. M6C40 x2, 2:4, one
 # batch, mean of 11 test images: own only 35.06 dB, both alike 35.09, dense only 35.07; 1:4 34.25, 34.29, 34.11.
 OWN_SHARE = 0.5
-# Keeps directions that the batch hardly shows near the dense weights; share of the mean squared input.
-RIDGE = 1e-3
-LEAST_SQUARE = 1e-9  # an input that is zero everywhere still gives a matrix that can be inverted
 
 
 class _Reached(Exception):
@@ -54,7 +52,7 @@ def reconstruct_levels(net: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
     """
     fitted = []
     for name, layer in prunable_layers(net).items():
-        if layer.level_weights is None or (layer.as_convolution() is None and not isinstance(layer, NMLinear)):
+        if layer.level_weights is None or not has_moments(layer):
             continue
         dense = _inputs_of(layer, net, inputs, layer.pattern.densest)
         if not dense:
@@ -84,9 +82,9 @@ def starts_dense(net: nn.Module) -> bool:
 def _to_fit(layer: PrunableLayer, dense: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """The moments that a level is fitted to: of both kinds of input, with a ridge towards the dense values."""
     gram, cross = (OWN_SHARE * ours + (1 - OWN_SHARE) * theirs for ours, theirs in zip(own, dense, strict=True))
-    ridge = RIDGE * gram.diagonal().mean().clamp(min=LEAST_SQUARE)
-    gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return gram, cross + ridge * _rows(layer, *layer.dense_values())
+    share = ridge(gram)
+    gram = gram + share * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return gram, cross + share * as_rows(*layer.dense_values())
 
 
 def _groups(layer: PrunableLayer, level: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -117,35 +115,16 @@ def _moments(layer: PrunableLayer, inputs: Sequence[Tensor], dense: Sequence[Ten
 
     K is the weights of an output channel, and one more for the bias where the layer has one.
     """
-    rows = _rows(layer, *layer.dense_values())
+    rows = as_rows(*layer.dense_values())
     size = rows.shape[1]
     gram = rows.new_zeros(size, size)
     cross, count = torch.zeros_like(rows), 0
     for one, target in zip(inputs, dense, strict=True):
-        columns, wanted = _columns(layer, one), rows.float() @ _columns(layer, target)
+        columns, wanted = as_columns(layer, one), rows.float() @ as_columns(layer, target)
         gram += (columns @ columns.T).double()
         cross += (wanted @ columns.T).double()
         count += columns.shape[1]
     return gram / count, cross / count
-
-
-def _columns(layer: PrunableLayer, x: Tensor) -> Tensor:
-    """What each output position of one sample multiplies its weights with: ``[K, positions]``."""
-    geometry = layer.as_convolution()
-    if geometry is None:
-        columns = x.reshape(-1, x.shape[-1]).T
-    else:
-        kernel = layer.dense_values()[0].shape[2:]
-        columns = F.unfold(x[None], kernel, padding=geometry.padding, stride=geometry.stride)[0]
-    if layer.dense_values()[1] is None:
-        return columns
-    return torch.cat([columns, torch.ones_like(columns[:1])])
-
-
-def _rows(layer: PrunableLayer, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Weights and bias of each output channel in one row, float64 ``[out, K]``."""
-    rows = weight.flatten(1)
-    return (rows if bias is None else torch.cat([rows, bias[:, None]], dim=1)).double()
 
 
 def _inputs_of(layer: PrunableLayer, net: nn.Module, inputs: Sequence[Tensor], level: int) -> list[Tensor]:

@@ -41,6 +41,18 @@ def lq_patches(iteration: int) -> dict[str, torch.Tensor]:
     [
         pytest.param(SRVGG, 'shared', {'ema_decay': 0.9, 'grad_clip_norm': 0.05}, id='SRVGG with EMA'),
         pytest.param(SRVGG, 'per_level', {'ema_decay': 0.9}, id='SRVGG per level'),
+        pytest.param(
+            SRVGG,
+            'per_level',
+            {
+                'stages': [
+                    {'name': 'supernet', 'iters': 4, 'optim_g': {'type': 'WhitenedAdam', 'lr': 1e-3}},
+                    {'name': 'classifier', 'iters': 4},
+                    {'name': 'joint', 'iters': 4},
+                ],
+            },
+            id='SRVGG per level, whitened',
+        ),
         pytest.param(SWINIR_RANDOM, 'shared', {'ema_decay': 0.9}, id='SwinIR with dropout and EMA'),
         pytest.param(
             SRVGG,

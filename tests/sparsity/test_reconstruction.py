@@ -10,6 +10,7 @@ from cp_basicsr.sparsity import (
     NMPattern,
     UniformRoute,
     convert,
+    moments,
     prunable_layers,
     reconstruct_levels,
     reconstruction,
@@ -49,7 +50,7 @@ def at_level(net: nn.Module, x: Tensor, level: int) -> Tensor:
 
 
 def test_the_first_layer_is_numpy_s_least_squares_of_the_kept_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, 'RIDGE', 1e-9)
+    monkeypatch.setattr(moments, 'RIDGE', 1e-9)
     torch.manual_seed(0)
     net, inputs = supernet(Small()), batches()
     fitted = reconstruct_levels(net, inputs)
