@@ -1,5 +1,6 @@
 """The losses of each stage against the formulas, computed with plain baked networks and loops over tiles."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from references import errors_of, priced_cross_entropy, worth_of
 from torch import Tensor
-from training import Batch, batch_of, build, half_dark_batch_of, train, training_options
+from training import Batch, batch_of, build, half_dark_batch_of, network_options, train, training_options
 
 from cp_basicsr.models.training_options import ramped
 
@@ -75,6 +76,31 @@ def test_supernet_visits_every_level_between_and_always_both_ends(tmp_path: Path
     assert all({'l_pix_dense', 'l_pix_level0'} < names and len(names) == 3 for names in seen)
     middle = [('l_pix_level1' in names) for names in seen]
     assert 5 < sum(middle) < 25
+
+
+def test_levels_with_values_of_their_own_take_turns(tmp_path: Path) -> None:
+    options = training_options(tmp_path, iters=30)
+    options['network_g'] = network_options(levels=[1, 2, 3, 4], weights='per_level')
+    model = build(options)
+    seen = []
+    for iteration in range(1, 31):
+        train(model, iteration, iteration, lambda iteration: batch_of(iteration, count=2, side=8))
+        seen.append({name.removeprefix('l_distill_level') for name in model.log_dict if name.startswith('l_distill')})
+    assert all(len(levels) == 2 for levels in seen)
+    assert all(12 < sum(level in levels for levels in seen) < 28 for level in '012')
+
+
+def test_a_loss_against_the_dense_output_alone_asks_for_no_gt(tmp_path: Path) -> None:
+    """With `distill: 1` levels and mixed maps come closer to the dense output, whatever the true image is."""
+    options = training_options(tmp_path, sandwich={'distill': 1.0, 'mixed': 1.0})
+    options['network_g'] = network_options(weights='per_level')
+    gradients = []
+    for shift in (0.0, 0.3):
+        model = build(copy.deepcopy(options))
+        train(model, 1, 1, lambda iteration, shift=shift: (data := batch_of(iteration)) | {'gt': data['gt'] + shift})
+        assert {'l_distill_level0', 'l_distill_level1', 'l_distill_mixed'} <= model.log_dict.keys()
+        gradients.append(model.net.base.body[2].level_weights[0].grad.clone())
+    assert torch.equal(*gradients) and gradients[0].any()
 
 
 def test_mixed_levels_are_trained_on_a_map_of_each_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
