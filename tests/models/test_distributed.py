@@ -51,6 +51,9 @@ def test_two_gloo_processes_train_as_one_with_the_whole_batch(tmp_path: Path, ru
     drawn = copy.deepcopy(all_options['shared'])
     drawn['train']['classifier_patches'] = 4  # the first step measures them, the next draw from each process's half
     all_options['drawn'] = drawn
+    whitened = copy.deepcopy(all_options['per_level'])
+    whitened['train']['stages'][0]['optim_g'] = {'type': 'WhitenedAdam', 'lr': 1e-4, 'eps': 1e-3}
+    all_options['whitened'] = whitened
     for name, options in all_options.items():
         (tmp_path / f'{name}.json').write_text(json.dumps(options))
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
