@@ -53,6 +53,21 @@ def test_every_run_finds_its_data_where_the_page_about_data_puts_them(run: Run) 
     assert (start is None) == (run.train['train']['stages'][0]['name'] == 'dense')
 
 
+def test_a_curve_asks_for_checkpoints_that_are_saved(run: Run) -> None:
+    every, last = run.train['logger']['save_checkpoint_freq'], run.train['train']['total_iter']
+    if run.curve:
+        assert run.curve.set in run.sets and run.curve.images > 0
+        assert all(0 < iteration < last and iteration % every == 0 for iteration in run.curve.checkpoints)
+
+
+def test_every_run_can_meet_the_budget_it_is_trained_for(run: Run) -> None:
+    """The sparsest level alone must cost less: its share of the weights, without what cannot be pruned."""
+    budget = run.train['train'].get('budget_opt') or {}
+    sparsity = run.train['network_g']['sparsity']
+    assert budget.get('target', 1) > min(sparsity['levels']) / sparsity['m']
+    assert min(run.budgets) > min(sparsity['levels']) / sparsity['m']
+
+
 def test_noise_is_the_same_in_training_calibration_and_tests(run: Run) -> None:
     noises = [(block['sigma'], block['color']) for block in datasets_of(run) if block['type'] == 'GaussianNoiseDataset']
     assert noises in ([], [noises[0]] * len(datasets_of(run)) if noises else [])

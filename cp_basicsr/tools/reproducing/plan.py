@@ -93,7 +93,7 @@ def read_run(name: str, file: Path = FILE) -> Run:
         block['budgets'],
         block.get('controls', DEFAULT_CONTROLS),
         block.get('dial', False),
-        Curve(**block['curve']) if 'curve' in block else None,
+        Curve(**block['curve']) if block.get('curve') else None,
     )
 
 
