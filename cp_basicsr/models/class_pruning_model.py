@@ -219,7 +219,9 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
             reconstruct(self._nets(), self.calibration_images.patches or [self.lq], self.opt['dist'])
             self._set_modes()
         if isinstance(self.optimizer_g, WhitenedAdam) and not self.optimizer_g.whitened:
+            self.net.eval()
             self.optimizer_g.whiten(self.net.base, middles(self.net, self.calibration_images.patches or [self.lq]))
+            self._set_modes()
         self.optimizer_g.zero_grad()
         with self._random_numbers_of(current_iter):
             with computing_in(self._precision(), self.device):
