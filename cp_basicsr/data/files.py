@@ -86,8 +86,8 @@ def write_png(path: Path, img: np.ndarray, compress_level: int = 3) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name beside `path`, then rename it: the file is complete or absent."""
-    partial = path.with_name(f'.{path.name}.partial')
+    """Write under a temporary name that no other process uses, beside `path`, then rename it: complete or absent."""
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     try:
         partial.write_bytes(content)
         os.replace(partial, path)

@@ -215,13 +215,7 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         self._enter_stage(self.training_options.plan.at(current_iter))
         self._check_budgets()
-        if self.stage.name != 'dense' and current_iter == self.stage.first and self.training_options.reconstruct:
-            reconstruct(self._nets(), self.calibration_images.patches or [self.lq], self.opt['dist'])
-            self._set_modes()
-        if isinstance(self.optimizer_g, WhitenedAdam) and not self.optimizer_g.whitened:
-            self.net.eval()
-            self.optimizer_g.whiten(self.net.base, middles(self.net, self.calibration_images.patches or [self.lq]))
-            self._set_modes()
+        self._measure_layers_if_due(current_iter)
         self.optimizer_g.zero_grad()
         with self._random_numbers_of(current_iter):
             with computing_in(self._precision(), self.device):
@@ -237,6 +231,20 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
         self.log_dict = self.reduce_loss_dict(losses) | self.objectives.observed | observed
         self.collapse.watch(self)
         self.calibration_images.watch(self.lq)
+
+    def _measure_layers_if_due(self, current_iter: int) -> None:
+        """The levels' start, and the coordinates of WhitenedAdam, also after a resume: both need the layers' inputs."""
+        starts = self.stage.name != 'dense' and current_iter == self.stage.first and self.training_options.reconstruct
+        whitens = isinstance(self.optimizer_g, WhitenedAdam) and not self.optimizer_g.whitened
+        if not starts and not whitens:
+            return
+        patches = self.calibration_images.patches or [self.lq]
+        if starts:
+            reconstruct(self._nets(), patches, self.opt['dist'])
+        if whitens:
+            self.net.eval()
+            self.optimizer_g.whiten(self.net.base, middles(self.net, patches))
+        self._set_modes()
 
     def _precision(self) -> str:
         """What a step computes in. The classifier's targets are small differences of errors, too fine for bf16."""

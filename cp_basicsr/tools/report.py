@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import torch
 
+from cp_basicsr.data.files import write_whole
 from cp_basicsr.engine.host import EngineUnavailableError, chosen_set
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, which no other process uses, and rename it."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        temporary.write_text(text, encoding='utf-8')
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write UTF-8 as :func:`~cp_basicsr.data.files.write_whole` does."""
+    write_whole(path, text.encode())
 
 
 def file_name(title: str) -> str:
