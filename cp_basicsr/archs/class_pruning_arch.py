@@ -57,7 +57,7 @@ class ClassPruningNet(nn.Module):
 
     Args:
         base: options of any architecture in BasicSR's ARCH_REGISTRY, ``type`` included.
-        sparsity: ``m``, ``levels``, ``exclude``, ``weights``.
+        sparsity: ``m``, ``levels``, ``layer_levels``, ``exclude``, ``weights``.
         classifier: options of the classifier, ``type`` included.
 
     Attributes:
@@ -91,7 +91,12 @@ class ClassPruningNet(nn.Module):
         self.base_options = _block(base, 'network_g.base', 'type: EDSR')
         self.base = build_base(self.base_options)
         self.conversion = convert(
-            self.base, self.pattern, sparsity.get('exclude') or (), self.weights, adapters=LAYER_ADAPTERS
+            self.base,
+            self.pattern,
+            sparsity.get('exclude') or (),
+            self.weights,
+            adapters=LAYER_ADAPTERS,
+            layer_levels=sparsity.get('layer_levels'),
         )
         check_usable(self.base)
         set_placements(self.base)
@@ -303,7 +308,7 @@ def read_pattern(sparsity: Mapping[str, Any] | None) -> NMPattern:
         OptionError: a key is missing or unknown.
         PatternError: the levels cannot be used.
     """
-    sparsity = check_keys(sparsity, ['m', 'levels', 'exclude', 'weights'], 'network_g.sparsity')
+    sparsity = check_keys(sparsity, ['m', 'levels', 'layer_levels', 'exclude', 'weights'], 'network_g.sparsity')
     for key in ('m', 'levels'):
         if key not in sparsity:
             raise OptionError(f'network_g.sparsity.{key} is missing; for example `m: 4` with `levels: [1, 2, 4]`.')

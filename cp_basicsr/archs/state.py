@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
-from cp_basicsr.sparsity import native_state_dict
+from cp_basicsr.sparsity import native_state_dict, prunable_layers
 
 if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
@@ -32,6 +32,11 @@ def describe(net: ClassPruningNet) -> dict[str, Any]:
         'm': net.pattern.m,
         'levels': list(net.levels),
         'weights': net.weights,
+        'layer_levels': {
+            name: list(layer.pattern.levels)
+            for name, layer in prunable_layers(net.base).items()
+            if layer.pattern.levels != net.levels
+        },
         'prunable': net.conversion.prunable,
         'classifier': type(net.classifier).__name__,
         'sparsity': net.sparsity_options,
@@ -118,11 +123,12 @@ def _fitting(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str
 
 
 def _compare(own: dict[str, Any], found: dict[str, Any]) -> None:
-    own, found = ({**side, 'base': side['base'].get('type')} for side in (own, found))
+    own, found = ({'layer_levels': {}, **side, 'base': side['base'].get('type')} for side in (own, found))
     names = {
         'base': 'network_g.base.type',
         'm': 'network_g.sparsity.m',
         'levels': 'network_g.sparsity.levels',
+        'layer_levels': 'network_g.sparsity.layer_levels',
         'weights': 'network_g.sparsity.weights',
         'classifier': 'network_g.classifier.type',
         'prunable': 'the layers left prunable by network_g.sparsity.exclude',

@@ -1,5 +1,6 @@
 """N:M sparsity in pure PyTorch: patterns, ranks, prunable layers, conversion of networks, routes and MACs."""
 
+from .allocation import allocate, layer_distances
 from .convert import (
     ConversionReport,
     adopt_dense_values,
@@ -39,10 +40,12 @@ __all__ = [
     'WindowPlacement',
     'active_route',
     'adopt_dense_values',
+    'allocate',
     'as_rows',
     'bake_state_dict',
     'convert',
     'dense_moments',
+    'layer_distances',
     'level_mask',
     'native_state_dict',
     'plain_convolution',

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -36,6 +36,7 @@ def convert(
     exclude: Sequence[str] = (),
     weights: WeightSharing = 'shared',
     adapters: Mapping[type[nn.Module], type[PrunableLayer]] | None = None,
+    layer_levels: Mapping[str, Sequence[int]] | None = None,
 ) -> ConversionReport:
     """Make every suitable layer of ``net`` prunable, in place.
 
@@ -48,15 +49,18 @@ def convert(
         exclude: fnmatch patterns of module names that stay dense; a matching container excludes what it holds.
         weights: ``'shared'``: one tensor for all levels; ``'per_level'``: own values for each sparse level.
         adapters: further module classes and the prunable classes they become; their children are left alone.
+        layer_levels: N of each level for the layers whose name an fnmatch pattern matches, in place of ``pattern``'s.
 
     Raises:
-        PatternError: an ``exclude`` pattern matches nothing, or nothing is left to prune.
+        PatternError: an ``exclude`` or ``layer_levels`` pattern matches nothing, such levels cannot be used or are not
+            as many as the network's, or nothing is left to prune.
     """
     if weights not in ('shared', 'per_level'):
         raise PatternError(f"{pattern.where}.weights is {weights!r}; allowed: 'shared', 'per_level'.")
     names = [name for name, _ in net.named_modules() if name]
     _check_exclude(exclude, names, pattern.where)
     targets = PLAIN_LAYERS | dict(adapters or {})
+    own_patterns = _own_patterns(pattern, layer_levels)
     report = ConversionReport()
     adapted: list[str] = []
     for name, module in list(net.named_modules()):
@@ -74,7 +78,8 @@ def convert(
         if target is None or reason:
             continue
         module.__class__ = target
-        module.start_sparsity(name, pattern, per_level=weights == 'per_level')
+        own = next((each for glob, each in own_patterns.items() if fnmatchcase(name, glob)), pattern)
+        module.start_sparsity(name, own, per_level=weights == 'per_level')
         report.prunable.append(name)
         if adapters and target in adapters.values():
             adapted.append(name)
@@ -84,17 +89,38 @@ def convert(
             f'{type(net).__name__} has no layer that N:M sparsity with m = {pattern.m} could '
             f'prune ({reasons or "no layers"}).'
         )
+    _check_matches(own_patterns, report.prunable, f'{pattern.where}.layer_levels', 'prunable layer')
     return report
+
+
+def _own_patterns(pattern: NMPattern, layer_levels: Mapping[str, Sequence[int]] | None) -> dict[str, NMPattern]:
+    where = f'{pattern.where}.layer_levels'
+    if not isinstance(layer_levels or {}, Mapping):
+        raise PatternError(f'{where} is {layer_levels!r}; write a block, N of each level under the name of a layer.')
+    patterns = {
+        glob: replace(pattern, levels=levels, where=f'{where}.{glob}') for glob, levels in (layer_levels or {}).items()
+    }
+    for glob, own in patterns.items():
+        if len(own.levels) != len(pattern.levels):
+            raise PatternError(
+                f'{where}.{glob} is {list(own.levels)}, {len(own.levels)} levels; the network has '
+                f'{len(pattern.levels)}: {list(pattern.levels)}.'
+            )
+    return patterns
 
 
 def _check_exclude(exclude: Sequence[str], names: list[str], where: str) -> None:
     if isinstance(exclude, str):
         raise PatternError(f'{where}.exclude is {exclude!r}; write a list, for example [{exclude!r}].')
-    for glob in exclude:
+    _check_matches(exclude, names, f'{where}.exclude', 'module of the base network')
+
+
+def _check_matches(globs: Iterable[str], names: list[str], where: str, kind: str) -> None:
+    for glob in globs:
         if not any(fnmatchcase(name, glob) for name in names):
             near = get_close_matches(glob, names, n=3, cutoff=0.4)
             hint = f'nearest: {", ".join(near)}' if near else f'the first are: {", ".join(names[:5])}'
-            raise PatternError(f'{where}.exclude pattern {glob!r} matches no module of the base network; {hint}.')
+            raise PatternError(f'{where} pattern {glob!r} matches no {kind}; {hint}.')
 
 
 def _self_and_parents(name: str) -> Iterator[str]:
