@@ -13,6 +13,7 @@ from training import SRVGG, network_options
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from cp_basicsr.archs.state import DESCRIPTION, FORMAT, CheckpointError
 from cp_basicsr.loading import load_network
+from cp_basicsr.sparsity import prunable_layers
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'reference_path')
 
@@ -48,16 +49,20 @@ def test_every_architecture_is_built_from_its_checkpoint(name: str, tmp_path: Pa
         network_options(weights='per_level'),
         network_options(exclude=['body.0', 'body.4']),
         network_options(m=8, levels=[2, 8]),
+        network_options(layer_levels={'body.2': [2, 3, 4]}),
         network_options() | {'classifier': {'type': 'DifficultyClassifier', 'num_feat': 12}},
         network_options() | {'classifier': {'type': 'TimmDifficultyClassifier', 'model_name': 'test_resnet'}},
     ],
-    ids=['per level', 'exclude', 'm 8', 'classifier width', 'timm'],
+    ids=['per level', 'exclude', 'm 8', 'layer levels', 'classifier width', 'timm'],
 )
 def test_all_options_are_in_the_checkpoint(options: dict[str, Any], tmp_path: Path) -> None:
     net = build(options)
     torch.save(net.state_dict(), tmp_path / 'net.pth')
     loaded = load_network(tmp_path / 'net.pth')
     assert not loaded.training and loaded.levels == net.levels and loaded.weights == net.weights
+    assert [layer.pattern.levels for layer in prunable_layers(loaded.base).values()] == [
+        layer.pattern.levels for layer in prunable_layers(net.base).values()
+    ]
     assert loaded.conversion.prunable == net.conversion.prunable
     assert type(loaded.classifier) is type(net.classifier)
     for name, value in net.state_dict().items():

@@ -137,6 +137,10 @@ OTHERS = {
     'architecture': (lambda: IMAGE_CASES['MSRResNet'].net(), r'another network_g\.base\.type: MSRResNet.* has EDSR'),
     'group length': (lambda: IMAGE_CASES['EDSR'].net(m=8, levels=[1, 8]), r'another network_g\.sparsity\.m: 8.* has 4'),
     'levels': (lambda: IMAGE_CASES['EDSR'].net(levels=[2, 4]), r'another network_g\.sparsity\.levels: \[2, 4\]'),
+    "one layer's levels": (
+        lambda: IMAGE_CASES['EDSR'].net(layer_levels={'conv_last': [1, 3, 4]}),
+        r"layer_levels: \{'conv_last': \[1, 3, 4\]\}, the option file has \{\}",
+    ),
     'sharing': (lambda: IMAGE_CASES['EDSR'].net(weights='per_level'), r'sparsity\.weights: per_level.* has shared'),
     'excluded layers': (lambda: IMAGE_CASES['EDSR'].net(exclude=['conv_last']), r'network_g\.sparsity\.exclude'),
 }

@@ -69,6 +69,19 @@ def test_uniform_and_mixed_levels_equal_the_reference_path(name, isa, log):
     assert f'compiled {isa} code' in ' '.join(log)
 
 
+@pytest.mark.parametrize('name', ['EDSR', 'SRVGGNetCompact', 'SwinIR pixelshuffle', 'RCAN'])
+def test_layers_with_levels_of_their_own_equal_the_reference_path(name, isa):
+    names = built(name).conversion.prunable
+    net, x = IMAGE_CASES[name].net(layer_levels={names[0]: [2, 3, 4], names[-1]: [1, 3, 4]}), enlarged(name)
+    shares = {tuple(layer.mask(k).float().mean() for k in range(3)) for layer in prunable_layers(net.base).values()}
+    assert shares >= {(0.5, 0.75, 1.0), (0.25, 0.75, 1.0)}
+    for level in range(3):
+        assert_near(*both(net, x, lambda level=level: UniformRoute(level)))
+        assert_near(net.run_base(x, UniformRoute(level)), net.bake(level)(x))
+    grid = TileGrid(random_levels(x, 4), 4, *x.shape[-2:])
+    assert_near(*both(net, x, lambda: LevelMapRoute(grid)))
+
+
 @pytest.mark.parametrize('name', IMAGE_CASES)
 @torch.no_grad()
 def test_a_map_of_one_level_is_the_plain_subnet(name, compiled_code):
