@@ -73,7 +73,9 @@ def test_uniform_and_mixed_levels_equal_the_reference_path(name, isa, log):
 def test_layers_with_levels_of_their_own_equal_the_reference_path(name, isa):
     names = built(name).conversion.prunable
     net, x = IMAGE_CASES[name].net(layer_levels={names[0]: [2, 3, 4], names[-1]: [1, 3, 4]}), enlarged(name)
-    shares = {tuple(layer.mask(k).float().mean() for k in range(3)) for layer in prunable_layers(net.base).values()}
+    shares = {
+        tuple(layer.mask(k).float().mean().item() for k in range(3)) for layer in prunable_layers(net.base).values()
+    }
     assert shares >= {(0.5, 0.75, 1.0), (0.25, 0.75, 1.0)}
     for level in range(3):
         assert_near(*both(net, x, lambda level=level: UniformRoute(level)))
