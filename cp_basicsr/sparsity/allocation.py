@@ -80,51 +80,46 @@ def allocate(
         By name of the layer; strictly increasing and ending with M, as :class:`NMPattern` has it.
     """
     layers = prunable_layers(net)
-    curves = {name: _log_distances(pattern, distances[name]) for name in layers}
+    curves = {name: [math.exp(each) for each in _log_distances(pattern, distances[name])] for name in layers}
+    macs = {
+        name: [table.layers[name].positions * layer.nonzeros_with(n) for n in range(pattern.m + 1)]
+        for name, layer in layers.items()
+    }
     found = {name: [pattern.m] for name in layers}
     for level in reversed(range(pattern.densest)):
         n = pattern.levels[level]
         start = {name: min(max(level + 1, math.ceil(LEAST_SHARE * n)), own[0] - 1) for name, own in found.items()}
         most = {name: own[0] - 1 for name, own in found.items()}
-        room = sum(_macs(layer, table, n) for layer in layers.values())
-        for name, chosen in _raised(layers, table, curves, start, most, room).items():
+        room = sum(of_layer[n] for of_layer in macs.values())
+        for name, chosen in _raised(macs, curves, start, most, room).items():
             found[name].insert(0, chosen)
     return found
 
 
 def _raised(
-    layers: Mapping[str, PrunableLayer],
-    table: MacTable,
-    curves: Mapping[str, Sequence[float]],
+    macs: Mapping[str, Sequence[int]],
+    distances: Mapping[str, Sequence[float]],
     start: Mapping[str, int],
     most: Mapping[str, int],
     room: int,
 ) -> dict[str, int]:
-    """N of each layer, raised from ``start`` while MACs are left."""
+    """N of each layer, raised from ``start`` while MACs are left; ``macs`` and ``distances`` are by N from 0 to M."""
     chosen = dict(start)
-    room -= sum(_macs(layer, table, chosen[name]) for name, layer in layers.items())
-    growing = set(layers)
+    room -= sum(macs[name][n] for name, n in chosen.items())
+    growing = set(macs)
     while growing:
         gains = {}
         for name in sorted(growing):
             n = chosen[name]
-            price = _macs(layers[name], table, n + 1) - _macs(layers[name], table, n)
+            price = macs[name][n + 1] - macs[name][n]
             if n < most[name] and price <= room:
-                gains[name] = ((math.exp(curves[name][n]) - math.exp(curves[name][n + 1])) / max(price, 1), price)
+                gains[name] = ((distances[name][n] - distances[name][n + 1]) / max(price, 1), price)
         growing = set(gains)
         if gains:
             name = max(gains, key=lambda each: gains[each][0])
             chosen[name] += 1
             room -= gains[name][1]
     return chosen
-
-
-def _macs(layer: PrunableLayer, table: MacTable, n: int) -> int:
-    """Multiply-adds of a layer that keeps ``n`` of every M."""
-    out_width, in_width, *kernel = layer.ranks.shape
-    m = layer.pattern.m
-    kept = in_width if n == m else NMPattern(m, (n, m)).kept(0, in_width)
-    return table.layers[layer.layer_name].positions * out_width * kept * math.prod(kernel)
 
 
 def _log_distances(pattern: NMPattern, distances: Sequence[float]) -> list[float]:

@@ -156,8 +156,12 @@ class PrunableLayer(nn.Module):
 
     def nonzeros(self, level: int) -> int:
         """Weights kept at a level: the multiply-adds for one output position."""
+        return self.nonzeros_with(self.pattern.levels[level])
+
+    def nonzeros_with(self, n: int) -> int:
+        """Weights kept if N were ``n``."""
         out_width, in_width, *kernel = self.ranks.shape
-        return out_width * self.pattern.kept(level, in_width) * math.prod(kernel)
+        return out_width * self.pattern.kept(n, in_width) * math.prod(kernel)
 
     def sparsity_keys(self) -> list[str]:
         """State-dict names, relative to the layer, that a plain checkpoint of the base network does not have."""

@@ -47,5 +47,5 @@ def level_mask(ranks: Tensor, pattern: NMPattern, level: int) -> Tensor:
     remainder = in_width % pattern.m
     thresholds = torch.full((in_width,), pattern.levels[level], dtype=torch.int16, device=ranks.device)
     if remainder:
-        thresholds[in_width - remainder :] = pattern.kept_in_group(level, remainder)
+        thresholds[in_width - remainder :] = pattern.kept_in_group(pattern.levels[level], remainder)
     return ranks < thresholds.view(1, -1, *[1] * (ranks.dim() - 2))

@@ -82,14 +82,14 @@ class NMPattern:
         """Text such as ``'2:4'`` for people."""
         return f'{self.levels[level]}:{self.m}'
 
-    def kept_in_group(self, level: int, length: int) -> int:
-        """Kept weights of a group of ``length`` weights; a remainder group of r < M keeps ceil(N*r/M)."""
-        return -(-self.levels[level] * length // self.m)
+    def kept_in_group(self, n: int, length: int) -> int:
+        """Weights of a group of ``length`` that N = ``n`` keeps; a remainder group of r < M keeps ceil(N*r/M)."""
+        return -(-n * length // self.m)
 
-    def kept(self, level: int, width: int) -> int:
-        """Kept weights for one output channel and one kernel tap of a layer with ``width`` input channels."""
+    def kept(self, n: int, width: int) -> int:
+        """Weights that N = ``n`` keeps for one output channel and one kernel tap of a layer ``width`` channels wide."""
         groups, remainder = divmod(width, self.m)
-        return groups * self.levels[level] + self.kept_in_group(level, remainder)
+        return groups * n + self.kept_in_group(n, remainder)
 
 
 def _as_sequence(levels: Sequence[int], where: str) -> tuple[int, ...]:

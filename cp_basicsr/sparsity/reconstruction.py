@@ -92,7 +92,8 @@ def _groups(layer: PrunableLayer, level: int, columns: int) -> tuple[Tensor, Ten
     in_width, *kernel = layer.ranks.shape[1:]
     taps, m = math.prod(kernel), layer.pattern.m
     lengths = [m] * (in_width // m) + ([in_width % m] if in_width % m else [])
-    quota = [layer.pattern.kept_in_group(level, length) for length in lengths for _ in range(taps)]
+    n = layer.pattern.levels[level]
+    quota = [layer.pattern.kept_in_group(n, length) for length in lengths for _ in range(taps)]
     column = torch.arange(in_width * taps, device=layer.ranks.device)
     groups = column // taps // m * taps + column % taps
     extra = columns - len(column)
