@@ -24,6 +24,7 @@ from cp_basicsr.sparsity import adopt_dense_values, refresh_ranks, set_straight_
 from .calibrating import HeldOutImages, RecentBatches
 from .collapse import CollapseWatch
 from .criteria import build_criteria
+from .cropping import random_part
 from .objectives import Objectives
 from .option_check import check_options
 from .saving import SavingMixin
@@ -214,6 +215,9 @@ class ClassPruningModel(ValidationMixin, SavingMixin, SRModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         self._enter_stage(self.training_options.plan.at(current_iter))
+        if self.stage.gt_size is not None:
+            chance = random.Random(hash((self.opt['manual_seed'], self.opt['rank'], current_iter)))
+            self.lq, self.gt = random_part(self.lq, self.gt, self.stage.gt_size, chance)
         self._check_budgets()
         self._measure_layers_if_due(current_iter)
         self.optimizer_g.zero_grad()

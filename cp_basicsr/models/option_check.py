@@ -15,6 +15,7 @@ from cp_basicsr.options import OptionError, check_keys, refuse_misspelt
 from cp_basicsr.precision import check_precision
 from cp_basicsr.routing.choice import VAL_KEYS, RoutingChoice
 
+from .stages import StagePlan
 from .training_options import TrainingOptions
 
 TRAIN_KEYS = (
@@ -60,7 +61,18 @@ def check_options(opt: Mapping[str, Any]) -> None:
     check_precision(choice.precision, torch.device('cuda' if opt['num_gpu'] else 'cpu'))
     if opt['is_train']:
         refuse_misspelt(opt['train'], TRAIN_KEYS, 'train')
-        TrainingOptions.read(opt['train'])
+        _check_patches(opt, TrainingOptions.read(opt['train']).plan)
+
+
+def _check_patches(opt: Mapping[str, Any], plan: StagePlan) -> None:
+    """What a stage takes of the training patches lies within them and has a whole number of lq pixels."""
+    scale, whole = opt.get('scale', 1), opt['datasets'].get('train', {}).get('gt_size')
+    for index, stage in enumerate(plan.stages):
+        if stage.gt_size and (stage.gt_size % scale or (whole and stage.gt_size > whole)):
+            raise OptionError(
+                f'train.stages[{index}].gt_size is {stage.gt_size}; allowed: a multiple of scale {scale}, at most '
+                f'datasets.train.gt_size, {whole}.'
+            )
 
 
 def install_early_check() -> None:

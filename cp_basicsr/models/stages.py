@@ -23,6 +23,7 @@ class Stage:
         iters: its length.
         optim_g: options of its optimiser, as ``train.optim_g``.
         scheduler: options of its scheduler, as ``train.scheduler``; iterations count from the start of the stage.
+        gt_size: side in gt pixels of what it takes of each training patch; None takes the whole patch.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Stage:
     iters: int
     optim_g: Mapping[str, Any]
     scheduler: Mapping[str, Any]
+    gt_size: int | None = None
 
     @property
     def last(self) -> int:
@@ -72,17 +74,17 @@ def _read(train: Mapping[str, Any]) -> list[Stage]:
     stages, first = [], 1
     for index, entry in enumerate(entries):
         where = f'train.stages[{index}]'
-        entry = check_keys(entry, ['name', 'iters', 'optim_g', 'scheduler'], where)
+        entry = check_keys(entry, ['name', 'iters', 'optim_g', 'scheduler', 'gt_size'], where)
         name = check_choice(entry.get('name'), STAGE_NAMES, f'{where}.name')
         if stages and STAGE_NAMES.index(name) <= STAGE_NAMES.index(stages[-1].name):
             raise OptionError(
                 f'{where}.name is {name!r} after {stages[-1].name!r}; the order is {", ".join(STAGE_NAMES)}.'
             )
-        iters = entry.get('iters')
-        if isinstance(iters, bool) or not isinstance(iters, int) or iters < 1:
-            raise OptionError(f'{where}.iters is {iters!r}; allowed: a positive integer.')
+        iters, gt_size = _positive(entry.get('iters'), f'{where}.iters'), entry.get('gt_size')
+        if gt_size is not None:
+            _positive(gt_size, f'{where}.gt_size')
         optim_g, scheduler = _optimiser(name, entry, train, where), _scheduler(name, iters, entry, train, where)
-        stages.append(Stage(name, first, iters, optim_g, scheduler))
+        stages.append(Stage(name, first, iters, optim_g, scheduler, gt_size))
         first += iters
     total = int(train['total_iter'])
     if first - 1 != total:
@@ -92,6 +94,12 @@ def _read(train: Mapping[str, Any]) -> list[Stage]:
             f'(total_iter: {first - 1}).'
         )
     return stages
+
+
+def _positive(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f'{where} is {value!r}; allowed: a positive integer.')
+    return value
 
 
 def _optimiser(name: str, entry: Mapping[str, Any], train: Mapping[str, Any], where: str) -> dict[str, Any]:

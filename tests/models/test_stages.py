@@ -52,7 +52,7 @@ def test_defaults_and_overrides_of_optimiser_and_scheduler() -> None:
         ({'stages': None}, r'train\.stages is None; write a list such as'),
         ({'stages': 'supernet'}, r"train\.stages is 'supernet'; write a list"),
         ({'stages': []}, r'train\.stages is \[\]'),
-        ({'stages': ['supernet']}, r"train\.stages\[0\] is 'supernet'; write a block of keys: iters, name"),
+        ({'stages': ['supernet']}, r"train\.stages\[0\] is 'supernet'; write a block of keys: gt_size, iters, name"),
         ({'stages': [{'name': 'supernet', 'iter': 4}]}, r"Unknown key 'iter' in train\.stages\[0\]\. .*'iters'\?"),
         ({'stages': [{'name': 'supernets', 'iters': 4}]}, r"\[0\]\.name is 'supernets'; Did you mean 'supernet'\?"),
         ({'stages': [{'iters': 4}]}, r'stages\[0\]\.name is None'),
