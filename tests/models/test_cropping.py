@@ -39,6 +39,12 @@ def test_every_place_is_taken() -> None:
     assert places == set(range(6))
 
 
+def test_patches_that_are_too_small() -> None:
+    lq = torch.zeros(1, 1, 4, 6)
+    with pytest.raises(OptionError, match=r'gt_size 5 of a stage in train\.stages is more than .* 6 x 4 pixels'):
+        random_part(lq, lq, 5, random.Random(0))
+
+
 def options_with(folder: Path, *sizes: int | None) -> dict[str, Any]:
     options = training_options(folder)
     for stage, size in zip(options['train']['stages'], sizes, strict=True):
