@@ -28,7 +28,7 @@ def random_part(lq: Tensor, gt: Tensor, gt_size: int, chance: random.Random) -> 
     if min(height, width) < gt_size:
         raise OptionError(
             f'gt_size {gt_size} of a stage in train.stages is more than the training patches have, {width} x {height} '
-            'pixels; make datasets.train.gt_size larger or leave it out.'
+            'pixels; make datasets.train.gt_size larger, or leave the one of the stage out.'
         )
     scale = gt.shape[-1] // lq.shape[-1]
     side = gt_size // scale
