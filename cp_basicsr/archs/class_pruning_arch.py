@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,41 +13,27 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cp_basicsr.engine import NetworkEngine, run_reference
-from cp_basicsr.options import OptionError, check_keys, nearest
+from cp_basicsr.options import OptionError, check_keys
 from cp_basicsr.precision import DEFAULT_PRECISION
 from cp_basicsr.routing import Calibration
 from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
 from cp_basicsr.routing.policy import check_budget
-from cp_basicsr.sparsity import MacTable, NMPattern, Route, UniformRoute, bake_state_dict, convert, trace_macs
+from cp_basicsr.sparsity import MacTable, Route, UniformRoute, bake_state_dict, convert, trace_macs
 
 from .adapters import (
     LAYER_ADAPTERS,
-    REFUSED,
     TRACE_LEAVES,
     check_usable,
     operator_flops,
     required_multiple,
     set_placements,
 )
+from .building import build_base, build_classifier, input_channels, read_block, read_pattern
 from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
 from .state import describe, load_any_state
 from .strips import Footprint, padded_halo, predict_strips
 from .swinir_maps import on_maps
 from .tiled import cut_costs
-
-# Names under which architectures take their number of input channels: BasicSR's own, then those of NAFNet, Restormer
-# and others that are registered with it; `network_g.classifier.in_channels` serves the rest.
-IN_CHANNEL_OPTIONS = (
-    'num_in_ch',
-    'in_chans',
-    'in_channels',
-    'in_ch',
-    'num_input_channels',
-    'img_channel',
-    'inp_channels',
-    'in_nc',
-    'n_colors',
-)
 
 
 @ARCH_REGISTRY.register()
@@ -88,7 +73,7 @@ class ClassPruningNet(nn.Module):
         self.pattern = read_pattern(sparsity)
         self.sparsity_options = dict(sparsity)
         self.weights = sparsity.get('weights', 'shared')
-        self.base_options = _block(base, 'network_g.base', 'type: EDSR')
+        self.base_options = read_block(base, 'network_g.base', 'type: EDSR')
         self.base = build_base(self.base_options)
         self.conversion = convert(
             self.base,
@@ -100,9 +85,9 @@ class ClassPruningNet(nn.Module):
         )
         check_usable(self.base)
         set_placements(self.base)
-        options = _block(classifier or {}, 'network_g.classifier', 'type: DifficultyClassifier')
-        self.in_channels = options.pop('in_channels', None) or _in_channels(self.base, self.base_options)
-        self.classifier = _build_classifier(options, len(self.levels), self.in_channels)
+        options = read_block(classifier or {}, 'network_g.classifier', 'type: DifficultyClassifier')
+        self.in_channels = options.pop('in_channels', None) or input_channels(self.base, self.base_options)
+        self.classifier = build_classifier(options, len(self.levels), self.in_channels)
         self.classifier_options = {**options, 'type': type(self.classifier).__name__, 'in_channels': self.in_channels}
         self.calibration = Calibration(DEFAULT_TILE if self.classifier.by_tile else None)
         self.choice: RoutingChoice | None = None
@@ -299,95 +284,6 @@ class ClassPruningNet(nn.Module):
 
 def _log(sentence: str) -> None:
     get_root_logger().info(sentence)
-
-
-def read_pattern(sparsity: Mapping[str, Any] | None) -> NMPattern:
-    """The levels of a ``network_g.sparsity`` block.
-
-    Raises:
-        OptionError: a key is missing or unknown.
-        PatternError: the levels cannot be used.
-    """
-    sparsity = check_keys(sparsity, ['m', 'levels', 'layer_levels', 'exclude', 'weights'], 'network_g.sparsity')
-    for key in ('m', 'levels'):
-        if key not in sparsity:
-            raise OptionError(f'network_g.sparsity.{key} is missing; for example `m: 4` with `levels: [1, 2, 4]`.')
-    return NMPattern(sparsity['m'], sparsity['levels'])
-
-
-def _block(options: Any, where: str, example: str) -> dict[str, Any]:
-    if not isinstance(options, Mapping):
-        raise OptionError(f'{where} is {options!r}; write a block of keys, for example {{{example}}}.')
-    return dict(options)
-
-
-def build_base(options: Mapping[str, Any]) -> nn.Module:
-    """A plain base network from a ``network_g.base`` block.
-
-    Raises:
-        OptionError: the architecture is unknown or cannot become a ClassPruning network, or an option is not its own.
-    """
-    options = dict(options)
-    name = options.pop('type', None)
-    names = registered_names()
-    known = [key for key in names if key not in REFUSED]
-    if _public_name(str(name)) in REFUSED:
-        reason = REFUSED[_public_name(name)]
-        raise OptionError(f'network_g.base.type {name} cannot become a ClassPruning network: {reason}.')
-    registered = names.get(_public_name(str(name)))
-    if registered is None:
-        raise OptionError(
-            f'network_g.base.type is {name!r}, which is not registered.{nearest(name, known)} '
-            f'Registered: {", ".join(sorted(known))}.'
-        )
-    kind = ARCH_REGISTRY.get(registered)
-    try:
-        inspect.signature(kind).bind(**options)
-    except TypeError as error:
-        allowed = ', '.join(inspect.signature(kind).parameters)
-        raise OptionError(f'network_g.base ({name}): {error}. Its options are: {allowed}.') from None
-    return kind(**options)
-
-
-def registered_names() -> dict[str, str]:
-    """The names in BasicSR's registry by the names that users type."""
-    return {_public_name(key): key for key in ARCH_REGISTRY.keys()}  # noqa: SIM118 (Registry iterates over items)
-
-
-def _public_name(name: str) -> str:
-    """The name users type: BasicSR registers some classes with a suffix of its own (SRVGGNetCompact_basicsr)."""
-    return name.removesuffix('_basicsr')
-
-
-def _in_channels(base: nn.Module, options: Mapping[str, Any]) -> int:
-    """Input channels from the base's options or their defaults; colour when it has no such option."""
-    parameters = inspect.signature(type(base)).parameters
-    for name in IN_CHANNEL_OPTIONS:
-        if name in parameters:
-            value = options.get(name, parameters[name].default)
-            if isinstance(value, int):
-                return value
-    return 3
-
-
-def _build_classifier(options: dict[str, Any], num_levels: int, in_channels: int) -> nn.Module:
-    name = options.pop('type', 'DifficultyClassifier')
-    classifiers = sorted(key for key in ARCH_REGISTRY.keys() if key.endswith('DifficultyClassifier'))  # noqa: SIM118
-    if name not in ARCH_REGISTRY:
-        raise OptionError(
-            f'network_g.classifier.type is {name!r}, which is not registered.{nearest(name, classifiers)} '
-            f'Ours are: {", ".join(classifiers)}.'
-        )
-    kind = ARCH_REGISTRY.get(name)
-    parameters = inspect.signature(kind).parameters
-    if not {'num_levels', 'in_channels'} <= parameters.keys():
-        raise OptionError(
-            f'network_g.classifier.type {name} is no classifier: it does not take num_levels and in_channels. '
-            f'Ours are: {", ".join(classifiers)}.'
-        )
-    allowed = [key for key in parameters if key != 'num_levels']
-    check_keys(options, allowed, 'network_g.classifier')
-    return kind(num_levels=num_levels, in_channels=in_channels, **options)
 
 
 def log_conversion(net: ClassPruningNet) -> None:

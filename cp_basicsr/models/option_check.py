@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from basicsr.utils import options as basicsr_options
 
-from cp_basicsr.archs.class_pruning_arch import read_pattern
+from cp_basicsr.archs.building import read_pattern
 from cp_basicsr.options import OptionError, check_keys, refuse_misspelt
 from cp_basicsr.precision import check_precision
 from cp_basicsr.routing.choice import VAL_KEYS, RoutingChoice

@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cp_basicsr.archs.adapters import REFUSED
-from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, build_base, registered_names
+from cp_basicsr.archs.building import build_base, registered_names
+from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from cp_basicsr.archs.examples import EXAMPLES
 from cp_basicsr.archs.restoring import restore_by_map
 from cp_basicsr.options import OptionError

@@ -5,7 +5,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from networks import Registered
 
 from cp_basicsr.archs.adapters import REFUSED
-from cp_basicsr.archs.class_pruning_arch import registered_names
+from cp_basicsr.archs.building import registered_names
 from cp_basicsr.archs.examples import EXAMPLES
 from cp_basicsr.options import OptionError
 from cp_basicsr.tools import support_table

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cp_basicsr.archs.adapters import dense_weight
-from cp_basicsr.archs.class_pruning_arch import build_base
+from cp_basicsr.archs.building import build_base
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.models.checkpoints import read_state_dict
 from cp_basicsr.options import OptionError
