@@ -144,7 +144,7 @@ class ClassPruningModel(LearningMixin, ValidationMixin, SavingMixin, SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         self._enter_stage(self.training_options.plan.at(current_iter))
         if self.stage.gt_size is not None:
-            chance = random.Random(hash((self.opt['manual_seed'], self.opt['rank'], current_iter)))
+            chance = random.Random(self._seed_of(current_iter))
             self.lq, self.gt = random_part(self.lq, self.gt, self.stage.gt_size, chance)
         self._check_budgets()
         self._measure_layers_if_due(current_iter)
@@ -182,13 +182,16 @@ class ClassPruningModel(LearningMixin, ValidationMixin, SavingMixin, SRModel):
         """What a step computes in. The classifier's targets are small differences of errors, too fine for bf16."""
         return self.training_options.precision if self.stage.name in ('dense', 'supernet') else DEFAULT_PRECISION
 
+    def _seed_of(self, current_iter: int) -> int:
+        """Another one in each process and iteration, so that a resumed run draws the same."""
+        return hash((self.opt['manual_seed'], self.opt['rank'], current_iter))
+
     @contextmanager
     def _random_numbers_of(self, current_iter: int) -> Iterator[None]:
         """Random numbers that depend on the iteration only, so that a resumed run takes the same steps."""
-        seed = hash((self.opt['manual_seed'], self.opt['rank'], current_iter))
         devices = [torch.cuda.current_device()] if self.device.type == 'cuda' else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+            torch.manual_seed(self._seed_of(current_iter))
             # Ranks of a distributed run must visit the same levels.
             self.levels_random = random.Random(hash((self.opt['manual_seed'], current_iter)))
             yield
