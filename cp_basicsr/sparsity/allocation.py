@@ -80,7 +80,7 @@ def allocate(
         By name of the layer; strictly increasing and ending with M, as :class:`NMPattern` has it.
     """
     layers = prunable_layers(net)
-    curves = {name: [math.exp(each) for each in _log_distances(pattern, distances[name])] for name in layers}
+    curves = {name: _log_distances(pattern, distances[name]) for name in layers}
     macs = {
         name: [table.layers[name].positions * layer.nonzeros_with(n) for n in range(pattern.m + 1)]
         for name, layer in layers.items()
@@ -98,12 +98,12 @@ def allocate(
 
 def _raised(
     macs: Mapping[str, Sequence[int]],
-    distances: Mapping[str, Sequence[float]],
+    curves: Mapping[str, Sequence[float]],
     start: Mapping[str, int],
     most: Mapping[str, int],
     room: int,
 ) -> dict[str, int]:
-    """N of each layer, raised from ``start`` while MACs are left; ``macs`` and ``distances`` are by N from 0 to M."""
+    """N of each layer, raised from ``start`` while MACs are left; ``macs`` and ``curves`` are by N from 0 to M."""
     chosen = dict(start)
     room -= sum(macs[name][n] for name, n in chosen.items())
     growing = set(macs)
@@ -113,13 +113,19 @@ def _raised(
             n = chosen[name]
             price = macs[name][n + 1] - macs[name][n]
             if n < most[name] and price <= room:
-                gains[name] = ((distances[name][n] - distances[name][n + 1]) / max(price, 1), price)
+                gains[name] = (_log_fall(curves[name], n) - math.log(max(price, 1)), price)
         growing = set(gains)
         if gains:
             name = max(gains, key=lambda each: gains[each][0])
             chosen[name] += 1
             room -= gains[name][1]
     return chosen
+
+
+def _log_fall(curve: Sequence[float], n: int) -> float:
+    """Logarithm of what the distance falls by from N to N + 1; far below the measured N it is beyond a float itself."""
+    here, there = curve[n], curve[n + 1]
+    return here + math.log(-math.expm1(there - here)) if there < here else -math.inf
 
 
 def _log_distances(pattern: NMPattern, distances: Sequence[float]) -> list[float]:
