@@ -5,7 +5,8 @@
 
 The first writes results.json and results.md to the folder given with --out. Every image is recorded there as soon as it
 is done: run the same command again after an interruption and it goes on. Under torchrun or SLURM the images are shared
-out. The second replaces the text between the markers `results: begin` and `results: end` of a README.
+out. The second replaces what stands between the markers `summary: begin` and `summary: end` of a Markdown file (one
+line for each table), and between `tables: begin` and `tables: end` (all of them).
 """
 
 from __future__ import annotations
@@ -86,12 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--images', type=int, metavar='N', help='only the first N images of each set')
     parser.add_argument('--time', type=int, default=0, metavar='N', help='time all rows again on N images of each set')
     parser.add_argument('--pages', type=int, default=0, metavar='N', help='draw level map and differences of N images')
-    parser.add_argument('--readme', type=Path, metavar='FILE', help='put tables into this file')
+    parser.add_argument('--readme', type=Path, nargs='+', metavar='FILE', help='put tables into these files')
     parser.add_argument('--results', type=Path, nargs='+', metavar='JSON', help='made of these')
     options = parser.parse_args(arguments)
     if options.readme and options.results:
         try:
-            _update_readme(options.readme, options.results)
+            _update_readmes(options.readme, options.results)
         except OptionError as error:
             raise SystemExit(str(error)) from error
         return
@@ -116,11 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write((options.out / 'results.md').read_text(encoding='utf-8'))
 
 
-def _update_readme(readme: Path, results: Sequence[Path]) -> None:
+def _update_readmes(readmes: Sequence[Path], results: Sequence[Path]) -> None:
     autoload.activate()
     from cp_basicsr.tools.leaderboards.readme import update_readme
 
-    update_readme(readme, results)
+    for readme in readmes:
+        update_readme(readme, results)
 
 
 if __name__ == '__main__':

@@ -18,7 +18,6 @@ from leaderboards import run
 from cp_basicsr.tools import leaderboard
 from cp_basicsr.tools.leaderboards import testing
 from cp_basicsr.tools.leaderboards.measuring import Plan, measure
-from cp_basicsr.tools.leaderboards.readme import BEGIN, END
 from cp_basicsr.tools.leaderboards.results import Row, Table, compare_with_static
 from cp_basicsr.tools.leaderboards.summary import summary_as_markdown
 from cp_basicsr.tools.ranks import own_first, place
@@ -214,17 +213,12 @@ def test_markdown_json_and_readme(tmp_path: Path) -> None:
     table = hand_made_table()
     results, readme = tmp_path / 'results.json', tmp_path / 'README.md'
     results.write_text(json.dumps({'tables': [table.as_json()]}))
-    readme.write_text('# Title\n\n<!-- results: begin -->\nold\n<!-- results: end -->\n\nmore\n')
+    readme.write_text('# Title\n\n<!-- tables: begin -->\nold\n<!-- tables: end -->\n\nmore\n')
     command = ['--readme', str(readme), '--results', str(results)]
     leaderboard.main(command)
     text = readme.read_text()
-    assert (
-        text.startswith(
-            '# Title\n\n<!-- results: begin -->\n<details>\n<summary>All tables</summary>\n\n### Set5 x2, file\n'
-        )
-        and 'old' not in text
-    )
-    assert text.endswith('\n</details>\n<!-- results: end -->\n\nmore\n')
+    assert text.startswith('# Title\n\n<!-- tables: begin -->\n### Set5 x2, file\n') and 'old' not in text
+    assert text.endswith('|\n<!-- tables: end -->\n\nmore\n')
     assert '5 images; a processor, 2 threads, float32; tiles: 16 x 16 lq pixels; compared by PSNR-Y.' in text
     lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines() if line[:1] == '|']
     head = ['', 'PSNR-Y', 'MACs %', 's / image', 'tiles at 1:4 / 2:4 / 4:4, %', 'below dense, dB', 'budget error']
@@ -256,14 +250,46 @@ def test_the_summary_names_what_half_the_work_costs_and_whether_the_aim_is_reach
     }  # fmt: skip
 
 
-@pytest.mark.parametrize('text', ['nothing', f'{END} {BEGIN}', BEGIN, f'{BEGIN} {END} {BEGIN} {END}'])
-def test_a_readme_without_markers_is_left_alone(text: str, tmp_path: Path) -> None:
+def test_summary_and_tables_go_to_their_places_of_several_files(tmp_path: Path) -> None:
+    row = dict(file='net', quality={'psnr_y': 32.5}, macs_share=0.5, seconds=0.1, labels=['1:4'], usage=[1.0])
+    rows = [Row(name='dense', kind='static', budget=None, **row), Row(name='routed', kind='routed', budget=0.5, **row)]
+    table = Table('Set5 x2', 5, 'psnr_y', 'image', ['a processor'], {'net': 16}, rows)
+    compare_with_static(rows, 'psnr_y')
+    results, whole, brief = tmp_path / 'results.json', tmp_path / 'tables.md', tmp_path / 'README.md'
+    results.write_text(json.dumps({'tables': [table.as_json()]}))
+    places = {name: f'<!-- {name}: begin -->\n<!-- {name}: end -->\n' for name in ('summary', 'tables')}
+    whole.write_text(places['tables'] + 'between\n' + places['summary'])
+    brief.write_text(places['summary'])
+    leaderboard.main(['--readme', str(whole), str(brief), '--results', str(results)])
+    summary = brief.read_text()
+    assert summary.count('| Set5 x2 |') == 1 and '### ' not in summary
+    tables, _, after = whole.read_text().partition('between\n')
+    assert '### Set5 x2, net\n' in tables and after == summary
+
+
+MARKERS = BEGIN, END = '<!-- tables: begin -->', '<!-- tables: end -->'
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('nothing', 'has no place for results; write two lines into it: <!-- summary: begin --> and <!-- summary'),
+        *((text, f'needs one line {BEGIN}') for text in (f'{END} {BEGIN}', BEGIN, END, ' '.join(2 * MARKERS))),
+    ],
+)
+def test_a_readme_without_markers_is_left_alone(text: str, message: str, tmp_path: Path) -> None:
     results, readme = tmp_path / 'results.json', tmp_path / 'README.md'
     results.write_text('{"tables": []}')
     readme.write_text(text)
-    with pytest.raises(SystemExit, match=r'README\.md needs one line <!-- results: begin -->'):
+    with pytest.raises(SystemExit, match=rf'README\.md {message}'):
         leaderboard.main(['--readme', str(readme), '--results', str(results)])
     assert readme.read_text() == text
+
+
+def test_a_readme_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'results.json').write_text('{"tables": []}')
+    with pytest.raises(SystemExit, match=r'absent\.md: No such file or directory\. Give a Markdown file with markers'):
+        leaderboard.main(['--readme', str(tmp_path / 'absent.md'), '--results', str(tmp_path / 'results.json')])
 
 
 def test_pages_and_seconds_timed_apart(options: dict[str, Any], tmp_path: Path) -> None:

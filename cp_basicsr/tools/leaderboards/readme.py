@@ -1,9 +1,9 @@
-"""Replaces the results in a README by tables made from result files."""
+"""Replaces the results in a Markdown file by tables made from result files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cp_basicsr.options import OptionError
@@ -13,7 +13,8 @@ from .markdown import as_markdown
 from .results import Table
 from .summary import summary_as_markdown
 
-BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'
+# What goes between the lines `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+CONTENTS: dict[str, Callable[[Sequence[Table]], str]] = {'summary': summary_as_markdown, 'tables': as_markdown}
 
 
 def read_tables(results: Sequence[Path]) -> list[Table]:
@@ -35,24 +36,37 @@ def read_tables(results: Sequence[Path]) -> list[Table]:
 
 
 def update_readme(readme: Path, results: Sequence[Path]) -> None:
-    """Replace what stands between the markers: a summary, and all tables folded away.
+    """Replace what stands between markers: ``summary``, a line for each table, and ``tables``, all of them.
 
     Args:
-        readme: a text with a line ``<!-- results: begin -->`` and a later one ``<!-- results: end -->``.
+        readme: a text with a line ``<!-- summary: begin -->`` and a later one ``<!-- summary: end -->``, or with such
+            lines for ``tables``, or with both.
         results: ``results.json`` files of the leaderboard.
 
     Raises:
-        OptionError: the text has not exactly one pair of markers, or a result file cannot be read.
+        OptionError: the text has no pair of markers or half of one, or a file cannot be read.
     """
-    text = readme.read_text(encoding='utf-8')
-    begin, end = text.find(BEGIN), text.find(END)
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
-        raise OptionError(f'{readme} needs one line {BEGIN} and after it one line {END}; results go between them.')
+    try:
+        text = readme.read_text(encoding='utf-8')
+    except OSError as error:
+        raise OptionError(f'{readme}: {error.strerror}. Give a Markdown file with markers.') from error
+    names = [name for name in CONTENTS if any(marker in text for marker in _markers(name))]
+    if not names:
+        wanted = ' or '.join(' and '.join(_markers(name)) for name in CONTENTS)
+        raise OptionError(f'{readme} has no place for results; write two lines into it: {wanted}.')
     tables = read_tables(results)
-    parts = [
-        summary_as_markdown(tables),
-        '<details>\n<summary>All tables</summary>',
-        as_markdown(tables) + '\n</details>',
-    ]
-    content = '\n\n'.join(part for part in parts if part)
-    write_text(readme, f'{text[: begin + len(BEGIN)]}\n{content}\n{text[end:]}')
+    for name in names:
+        text = _replaced(text, name, CONTENTS[name](tables), readme)
+    write_text(readme, text)
+
+
+def _replaced(text: str, name: str, content: str, readme: Path) -> str:
+    begin, end = _markers(name)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.find(end) < text.find(begin):
+        raise OptionError(f'{readme} needs one line {begin} and after it one line {end}; results go between them.')
+    before, rest = text.split(begin)
+    return f'{before}{begin}\n{content.strip()}\n{end}{rest.split(end)[1]}'
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f'<!-- {name}: begin -->', f'<!-- {name}: end -->'
