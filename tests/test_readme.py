@@ -13,6 +13,7 @@ import pytest
 from cp_basicsr.option_files import option_file
 from cp_basicsr.tools.leaderboards.readme import update_readme
 
+RESULTS = 'cp_basicsr/tools/reproducing/results'
 ORDER = [
     'Install and run',
     'Your own option file',
@@ -81,14 +82,16 @@ def test_commands_take_the_options_that_are_shown(readme: str, capsys: Any, monk
             assert {word for word in arguments if word.startswith('-')} <= known, (module, arguments)
 
 
-@pytest.mark.parametrize('file', ['README.md', 'cp_basicsr/tools/reproducing/results/README.md'])
-def test_results_are_those_of_the_result_files(file: str, source: Path, tmp_path: Path) -> None:
-    """As the command that README names writes them; nobody has changed a figure by hand."""
+@pytest.mark.parametrize(
+    ('file', 'folder'), [('README.md', ''), (f'{RESULTS}/README.md', ''), (f'{RESULTS}/ablations/README.md', 'ablations')]
+)
+def test_results_are_those_of_the_result_files(file: str, folder: str, source: Path, tmp_path: Path) -> None:
+    """As the commands that README names write them; nobody has changed a figure by hand."""
     text = (source / file).read_text(encoding='utf-8')
-    results = sorted((source / 'cp_basicsr/tools/reproducing/results').glob('*.json'))
+    results = sorted((source / RESULTS / folder).glob('*.json'))
     (tmp_path / 'README.md').write_text(text, encoding='utf-8')
     update_readme(tmp_path / 'README.md', results)
-    assert len(results) > 5 and 'CDnCNN_s25' in text
+    assert len(results) > 5 and all(path.stem.removesuffix('_curve') in text for path in results)
     assert (tmp_path / 'README.md').read_text(encoding='utf-8') == text
 
 

@@ -64,7 +64,7 @@ def _curve(run: Run, out: Path) -> None:
     out.mkdir(exist_ok=True)
     sets = {run.curve.set: run.sets[run.curve.set]}
     files = [
-        write_options(test_options(run.train, sets, f'net_g_{iteration}'), out / f'after_{iteration}.yml')
+        write_options(test_options(run.train, sets, f'net_g_{iteration}'), out / f'{run.name}_after_{iteration}.yml')
         for iteration in run.curve.checkpoints
     ]
     leaderboard.run(files, out, Settings((), (), images=run.curve.images))

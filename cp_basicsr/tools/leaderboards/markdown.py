@@ -17,8 +17,7 @@ def as_markdown(tables: Iterable[Table]) -> str:
 
 def _section(table: Table) -> str:
     files = list(dict.fromkeys(row.file for row in table.rows if row.kind != 'published'))
-    # With one option file its name stands here, with several on every row.
-    heading = f'### {table.dataset}' + (f', {files[0]}' if len(files) == 1 else '')
+    heading = f'### {table.dataset}, {", ".join(files)}'
     parts = [heading, _circumstances(table), rows_as_markdown(table, several=len(files) > 1)]
     if table.dial:
         parts.append(dial_as_markdown(table, several=len(files) > 1))
