@@ -109,7 +109,7 @@ class _BasicSRFinder:
             return None
         spec = self._ask_others(name, path, target)
         if spec is not None and spec.loader is not None:
-            _wrap(spec.loader, name)
+            _wrap(spec.loader)
         return spec
 
     def _ask_others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -126,8 +126,8 @@ class _BasicSRFinder:
             self._searching.discard(name)
 
 
-def _wrap(loader: Any, name: str) -> None:
-    """Run `mend` before, and `register` after, `loader` executes module `name`.
+def _wrap(loader: Any) -> None:
+    """Run `mend` before `loader` executes a module, and `register` after `basicsr.models`.
 
     The loader stays the object it is, because inspect, importlib.resources and pickling ask for its other methods.
     """

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cp_basicsr.archs.batches import padded
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
-from cp_basicsr.archs.restoring import SMALLEST_CHECKED, Restored, padded
+from cp_basicsr.archs.restoring import SMALLEST_CHECKED, Restored
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.loading import load_network
 from cp_basicsr.options import OptionError, check_number

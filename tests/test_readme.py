@@ -83,7 +83,8 @@ def test_commands_take_the_options_that_are_shown(readme: str, capsys: Any, monk
 
 
 @pytest.mark.parametrize(
-    ('file', 'folder'), [('README.md', ''), (f'{RESULTS}/README.md', ''), (f'{RESULTS}/ablations/README.md', 'ablations')]
+    ('file', 'folder'),
+    [('README.md', ''), (f'{RESULTS}/README.md', ''), (f'{RESULTS}/ablations/README.md', 'ablations')],
 )
 def test_results_are_those_of_the_result_files(file: str, folder: str, source: Path, tmp_path: Path) -> None:
     """As the commands that README names write them; nobody has changed a figure by hand."""

@@ -107,7 +107,7 @@ def build_classifier(options: dict[str, Any], num_levels: int, in_channels: int)
     """A classifier from a ``network_g.classifier`` block, from which its ``type`` is taken.
 
     Raises:
-        OptionError: the classifier is unknown, or an option is not its own.
+        OptionError: the classifier is unknown, or an option is not its own or missing.
     """
     name = options.pop('type', 'DifficultyClassifier')
     classifiers = sorted(key for key in ARCH_REGISTRY.keys() if key.endswith('DifficultyClassifier'))  # noqa: SIM118
@@ -125,4 +125,8 @@ def build_classifier(options: dict[str, Any], num_levels: int, in_channels: int)
         )
     allowed = [key for key in parameters if key != 'num_levels']
     check_keys(options, allowed, 'network_g.classifier')
+    try:
+        inspect.signature(kind).bind(num_levels=num_levels, in_channels=in_channels, **options)
+    except TypeError as error:
+        raise OptionError(f'network_g.classifier ({name}): {error}. Its options are: {", ".join(allowed)}.') from None
     return kind(num_levels=num_levels, in_channels=in_channels, **options)

@@ -28,8 +28,9 @@ from .adapters import (
     required_multiple,
     set_placements,
 )
+from .batches import groups_of, merge_groups
 from .building import build_base, build_classifier, input_channels, read_block, read_pattern
-from .restoring import Restored, groups_of, merge_groups, restore, restore_by_map
+from .restoring import Restored, restore, restore_by_map
 from .state import describe, load_any_state
 from .strips import Footprint, padded_halo, predict_strips
 from .swinir_maps import on_maps

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from cp_basicsr.routing.policy import check_budget, levels_at_price, levels_for_
 from cp_basicsr.sparsity import LevelMapRoute, UniformRoute, UnplacedLayerError
 from cp_basicsr.sparsity.placement import TileGrid
 
+from .batches import groups_of, merge_groups
 from .strips import WORTH_ASKING, Strips, WholeImageError, planned_strips, restore_strips, strips_within
 from .tiled import cut_costs, tiles_of
 
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from .class_pruning_arch import ClassPruningNet
 
 
-# The classifier works on whole cells of 8 x 8 pixels, so on tiny images it costs more than its share. They get the
-# nearest possible budget, lest one of them stop a whole test set.
+# A classifier costs more than its share of an image smaller than a tile, and of any small one if it resizes its input.
+# These get the nearest possible budget, lest one of them stop a whole test set.
 SMALLEST_CHECKED = 64 * 64  # lq pixels
 
 
@@ -169,8 +168,10 @@ def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Ten
     if x.shape[-2] * x.shape[-1] >= SMALLEST_CHECKED:
         check_budget(choice.budget, costs, overhead)
     budget = choice.budget - overhead
+    # Calibrated prices are for what levels cost where tiles do not overlap; where a level costs more, a MAC is cheaper.
+    unit = _span(net.costs(shape)) / _span(costs)
     images = log_probs.flatten(2).transpose(1, 2).contiguous()
-    levels = [_choose_image(net, image, costs, choice, budget, areas, tile) for image in images]
+    levels = [_choose_image(net, image, costs, choice, budget, areas, tile, unit) for image in images]
     return torch.stack(levels).view(-1, *log_probs.shape[2:])
 
 
@@ -182,8 +183,11 @@ def _choose_image(
     budget: float,
     areas: Tensor,
     tile: int | None,
+    unit: float,
 ) -> Tensor:
-    """Levels of the tiles of one image at the calibrated price, corrected where it strays beyond the tolerance."""
+    """Levels of the tiles of one image at the calibrated price times ``unit``, corrected where it strays beyond the
+    tolerance.
+    """
     scope = 'image' if tile is None else 'tile'
     budget = min(max(budget, float(costs[0])), float(costs[-1]))
     if not net.calibration.is_fitted(scope):
@@ -201,12 +205,16 @@ def _choose_image(
             f'{int(net.calibration.tile) or "whole images"}; budgets are met less well.',
             topic='tile',
         )
-    levels = levels_at_price(log_probs, costs, net.calibration.price(scope, budget, costs))
+    levels = levels_at_price(log_probs, costs, unit * net.calibration.price(scope, budget, costs))
     strayed = spent_share(levels, costs, areas) - budget
     if choice.tolerance is None or tile is None or abs(strayed) <= choice.tolerance:
         return levels
     corrected = budget + (choice.tolerance if strayed > 0 else -choice.tolerance)
     return levels_for_budget(log_probs, costs, corrected, areas)
+
+
+def _span(costs: Tensor) -> float:
+    return float(costs[-1] - costs[0])
 
 
 def level_costs(net: ClassPruningNet, x: Tensor, tile: int | None, overlap: int | None) -> tuple[Tensor, Tensor]:
@@ -275,29 +283,3 @@ def _run_uniform(net: ClassPruningNet, x: Tensor, level: int, precision: str) ->
     route = UniformRoute(level)
     image = net.run_base(x, route, precision)
     return image, net.macs(x.shape[1:]).spent(route.positions, x.shape[0])
-
-
-def padded(x: Tensor, multiple: int) -> Tensor:
-    """``x`` padded below and to the right to heights and widths that are multiples, by reflection where it is large
-    enough for that, else by its border; ``[B, C, H, W]`` or ``[B, T, C, H, W]``.
-    """
-    height, width = x.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    if not bottom and not right:
-        return x
-    mode = 'reflect' if bottom < height and right < width else 'replicate'
-    flat = x.flatten(0, -4) if x.dim() == 5 else x
-    return F.pad(flat, (0, right, 0, bottom), mode=mode).view(*x.shape[:-2], height + bottom, width + right)
-
-
-def groups_of(levels: Tensor) -> list[tuple[int, Tensor]]:
-    """The levels held by ``[B]`` and the rows at each."""
-    return [(int(level), (levels == level).nonzero().flatten()) for level in levels.unique()]
-
-
-def merge_groups(parts: Sequence[tuple[Tensor, Tensor]], batch: int) -> Tensor:
-    """Put outputs of groups of rows back into one batch."""
-    merged = parts[0][1].new_empty((batch, *parts[0][1].shape[1:]))
-    for rows, output in parts:
-        merged[rows] = output
-    return merged

@@ -36,7 +36,7 @@ def install_data_diagnosis() -> None:
     PairedImageDataset.__getitem__ = _diagnose_getitem(PairedImageDataset.__getitem__)
 
 
-def _diagnose_init(original):
+def _diagnose_init(original: Callable[..., None]) -> Callable[..., None]:
     @wraps(original)
     def __init__(self, opt: dict[str, Any]) -> None:
         try:
@@ -56,7 +56,7 @@ def _diagnose_init(original):
     return __init__
 
 
-def _diagnose_getitem(original):
+def _diagnose_getitem(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     @wraps(original)
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:

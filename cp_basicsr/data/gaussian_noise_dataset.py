@@ -1,6 +1,7 @@
 """Clean photographs, and the same with Gaussian noise, for training and testing denoisers."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -157,6 +158,10 @@ def _check_options(opt: dict[str, Any], where: str) -> None:
         raise OptionError(f'{where}: missing {", ".join(missing)}.')
     if (opt.get('mean') is None) != (opt.get('std') is None):
         raise OptionError(f'{where}: mean and std must be given together.')
+    if not isinstance(opt['io_backend'], Mapping):
+        raise OptionError(
+            f'{where}: io_backend is {opt["io_backend"]!r}; write a block: {{type: disk}} or {{type: lmdb}}.'
+        )
     check_choice(opt['io_backend'].get('type'), ('disk', 'lmdb'), f'{where}: io_backend type')
     check_choice(opt.get('color', 'rgb'), _FLAGS, f'{where}: color')
     check_choice(opt.get('scale', 1), (1,), f'{where}: scale (at the top level of the option file)')

@@ -129,31 +129,3 @@ class SoftOracleLoss(nn.Module):
             for price in pricing.prices
         ]
         return self.loss_weight * torch.stack(losses).mean()
-
-
-@LOSS_REGISTRY.register()
-class ClassSRClassLoss(ConfidenceLoss):
-    """ClassSR's class loss (CVPR 2021, eq. 4 with M classes): the same formula as ConfidenceLoss, by its first name."""
-
-
-@LOSS_REGISTRY.register()
-class ClassSRAverageLoss(nn.Module):
-    """ClassSR's average loss (CVPR 2021, eq. 5): every class takes the same number of patches.
-
-    ``sum_k |sum_i P_ik - n/L| / (4n/L)``, n patches and L classes: the authors' code (average_loss_2class and
-    average_loss_3class of codes/models/modules/loss.py) divides the paper's sum so. It knows no costs, which is why its
-    budget cannot be chosen.
-
-    Args:
-        loss_weight: weight of the loss.
-    """
-
-    def __init__(self, loss_weight: float = 1.0) -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
-
-    def forward(self, log_probs: Tensor, costs: Tensor) -> Tensor:
-        """Loss of ``[n, L]`` log-probabilities (costs play no part): a scalar."""
-        shares = mean_over_processes(log_probs.exp().mean(dim=0))
-        classes = shares.numel()
-        return self.loss_weight * (shares - 1 / classes).abs().sum() * classes / 4

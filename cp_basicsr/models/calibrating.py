@@ -34,7 +34,7 @@ def calibrate(net: ClassPruningNet, patches: Sequence[Tensor], budget: float | N
     """
     net.eval()
     net.calibration.budget.fill_(float('nan') if budget is None else budget)
-    net.calibration.tile.fill_(tile or 0)
+    net.calibration.tile.fill_((tile or 0) if net.classifier.by_tile else 0)
     device = next(net.parameters()).device
     scopes: dict[str, int | None] = {'image': None}
     if net.classifier.by_tile and patches[0].dim() == 4:

@@ -14,8 +14,9 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cp_basicsr.archs.batches import padded
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet, log_conversion
-from cp_basicsr.archs.restoring import check_by_tile, level_costs, padded, restore_by_map
+from cp_basicsr.archs.restoring import check_by_tile, level_costs, restore_by_map
 from cp_basicsr.precision import DEFAULT_PRECISION, check_precision, computing_in
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.sparsity import adopt_dense_values, refresh_ranks, set_straight_through
@@ -286,11 +287,6 @@ class ClassPruningModel(LearningMixin, ValidationMixin, SavingMixin, SRModel):
         lq, tile = self.padded_lq(), self.choice.tile
         self.test_net.overhead(lq.shape[1:], tile)
         level_costs(self.test_net, lq, tile, self.choice.overlap)
-
-    def check_budget(self, budget: float, where: str) -> None:
-        """Refuse a budget that no mix of levels meets on ``self.lq``; see :meth:`ClassPruningNet.check_budget`."""
-        shape = self.padded_lq().shape[1:]
-        self.test_net.check_budget(budget, shape, self.choice.tile, where, self.choice.overlap)
 
     def padded_lq(self) -> Tensor:
         """``self.lq`` as the network gets it: its height and width padded to multiples of what the network needs."""

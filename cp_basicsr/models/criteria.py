@@ -28,7 +28,7 @@ def build_criteria(train: Mapping[str, Any], plan: StagePlan) -> dict[str, nn.Mo
         OptionError: a loss is not registered, or has an unknown or missing option, or the classifier stage has none.
     """
     blocks = {name: train.get(f'{name}_opt', default) for name, default in DEFAULTS.items()}
-    criteria = {name: _build(block, f'train.{name}_opt') for name, block in blocks.items() if block is not None}
+    criteria = {name: _build(name, block) for name, block in blocks.items() if block is not None}
     if not criteria and any(stage.name == 'classifier' for stage in plan.stages):
         raise OptionError(
             'train.stages holds a classifier stage, but oracle_opt, budget_opt and confidence_opt of train are all ~: '
@@ -37,7 +37,8 @@ def build_criteria(train: Mapping[str, Any], plan: StagePlan) -> dict[str, nn.Mo
     return criteria
 
 
-def _build(block: Any, where: str) -> nn.Module:
+def _build(slot: str, block: Any) -> nn.Module:
+    where = f'train.{slot}_opt'
     if not isinstance(block, Mapping) or 'type' not in block:
         raise OptionError(
             f'{where} is {block!r}; write a block with a type, for example {{type: BudgetLoss, target: 0.5}}.'
@@ -51,6 +52,9 @@ def _build(block: Any, where: str) -> nn.Module:
         raise OptionError(
             f'{where}.type is {name!r}, which is not registered.{nearest(name, known)} Registered: {", ".join(known)}.'
         ) from None
+    if not _fits(kind, slot):
+        known = ', '.join(sorted(key for key in LOSS_REGISTRY.keys() if _fits(LOSS_REGISTRY.get(key), slot)))  # noqa: SIM118
+        raise OptionError(f'{where}.type is {name!r}, which is no loss of that kind; allowed: {known}.')
     signature = inspect.signature(kind)
     check_keys(options, signature.parameters, where)
     try:
@@ -58,3 +62,11 @@ def _build(block: Any, where: str) -> nn.Module:
     except TypeError as error:
         raise OptionError(f'{where} ({name}): {error}. Its options are: {", ".join(signature.parameters)}.') from None
     return build_loss(block)
+
+
+def _fits(kind: type, slot: str) -> bool:
+    """Whether a loss is called as the slot's is: the oracle's with a measured target, the others' with costs."""
+    if slot == 'oracle':
+        return hasattr(kind, 'pricing') and hasattr(kind, 'target')
+    parameters = list(inspect.signature(getattr(kind, 'forward', kind)).parameters)
+    return parameters[1:] == ['log_probs', 'costs']

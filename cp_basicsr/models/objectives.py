@@ -106,7 +106,13 @@ class Objectives:
         return lq.to(model.device), self._target(mse)
 
     def _augmentations(self) -> tuple[bool, bool]:
-        """Whether the training dataset mirrors and turns its patches."""
+        """Whether the training dataset mirrors and turns its patches.
+
+        Measured ones stay as they are where tiles do not divide them: another row of tiles would be the cut one.
+        """
+        tile = self.model.training_tile()
+        if tile is not None and any(side % tile for side in self.model.lq.shape[-2:]):
+            return False, False
         dataset = self.model.opt['datasets'].get('train', {})
         return bool(dataset.get('use_hflip')), bool(dataset.get('use_rot'))
 

@@ -86,7 +86,7 @@ def _read(train: Mapping[str, Any]) -> list[Stage]:
         optim_g, scheduler = _optimiser(name, entry, train, where), _scheduler(name, iters, entry, train, where)
         stages.append(Stage(name, first, iters, optim_g, scheduler, gt_size))
         first += iters
-    total = int(train['total_iter'])
+    total = train.get('total_iter')
     if first - 1 != total:
         parts = ' + '.join(str(stage.iters) for stage in stages)
         raise OptionError(
@@ -103,6 +103,9 @@ def _positive(value: Any, where: str) -> int:
 
 
 def _optimiser(name: str, entry: Mapping[str, Any], train: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for place, block in (('train.optim_g', train.get('optim_g')), (f'{where}.optim_g', entry.get('optim_g'))):
+        if not isinstance(block or {}, Mapping):
+            raise OptionError(f'{place} is {block!r}; write a block, for example {{type: Adam, lr: !!float 1e-4}}.')
     common, own = dict(train.get('optim_g') or {}), dict(entry.get('optim_g') or {})
     options = common | own
     if 'type' not in options or isinstance(options.get('lr'), bool) or not isinstance(options.get('lr'), (int, float)):
@@ -127,9 +130,13 @@ def _scheduler(name: str, iters: int, entry: Mapping[str, Any], train: Mapping[s
     if not isinstance(given, Mapping) or 'type' not in given:
         raise OptionError(f'{where} is {given!r}; write a block with a type, for example CosineAnnealingRestartLR.')
     # BasicSR's cosine fails behind its last period; it counts from 0.
-    if given['type'] == 'CosineAnnealingRestartLR' and sum(given.get('periods', [])) < iters - 1:
-        raise OptionError(
-            f'{where}.periods is {given.get("periods")!r}, which ends before the {iters} iterations of stage {name}; '
-            f'write `periods: [{iters}]`.'
-        )
+    if given['type'] == 'CosineAnnealingRestartLR':
+        periods = given.get('periods')
+        if not isinstance(periods, Sequence) or isinstance(periods, str):
+            raise OptionError(f'{where}.periods is {periods!r}; write a list, for example `periods: [{iters}]`.')
+        if sum(periods) < iters - 1:
+            raise OptionError(
+                f'{where}.periods is {periods!r}, which ends before the {iters} iterations of stage {name}; write '
+                f'`periods: [{iters}]`.'
+            )
     return dict(given)

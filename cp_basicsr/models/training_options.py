@@ -102,9 +102,18 @@ class TrainingOptions:
                 joint.get('supernet_weight', 0.25), 'train.joint.supernet_weight', 0, 1e6
             ),
             grad_clip_norm=None if clip is None else check_number(clip, 'train.grad_clip_norm', 1e-9, 1e9),
-            calibration=calibration.get('dataset'),
+            calibration=_dataset(calibration.get('dataset')),
             calibration_images=int(check_number(calibration.get('images', 100), 'train.calibration.images', 1, 1e6)),
         )
+
+
+def _dataset(block: Any) -> Mapping[str, Any] | None:
+    if block is not None and (not isinstance(block, Mapping) or 'type' not in block):
+        raise OptionError(
+            f'train.calibration.dataset is {block!r}; write a block as under datasets, with a type, for example '
+            '{type: PairedImageDataset, dataroot_gt: ..., dataroot_lq: ..., io_backend: {type: disk}}.'
+        )
+    return block
 
 
 def _ramp(value: Any, where: str) -> tuple[float, float]:

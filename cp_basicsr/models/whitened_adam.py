@@ -35,10 +35,10 @@ class WhitenedAdam(torch.optim.Adam):
         net: base network with ``per_level`` weights.
         lr: length of a step relative to the layer's outputs: a weight's share of the root mean square of what its row
             gives on the dense network.
-        options: Adam's others.
+        options: Adam's others, but for ``weight_decay``: what is stepped is not the weights.
 
     Raises:
-        OptionError: the levels share their weights.
+        OptionError: the levels share their weights, or weights are to decay.
     """
 
     def __init__(self, net: nn.Module, lr: float, **options: Any) -> None:
@@ -47,6 +47,11 @@ class WhitenedAdam(torch.optim.Adam):
             raise OptionError(
                 'optim_g.type is WhitenedAdam, which trains levels with values of their own; write '
                 '`weights: per_level` in network_g.sparsity, or `type: Adam`.'
+            )
+        if options.get('weight_decay'):
+            raise OptionError(
+                f'optim_g.weight_decay is {options["weight_decay"]!r}; allowed: 0, because what WhitenedAdam steps are '
+                'not the weights themselves.'
             )
         self._rows = {
             name: [_LevelRows(layer, level) for level in range(layer.pattern.densest)] for name, layer in layers.items()

@@ -69,7 +69,10 @@ class Calibration(nn.Module):
         self._curve(scope).copy_(torch.tensor(prices, dtype=torch.float64).clamp(-limit, limit))
 
     def price(self, scope: str, budget: float, costs: Tensor) -> float:
-        """Interpolated price for a budget (share of the dense MACs, classifier excluded)."""
+        """Interpolated price for a budget (share of the dense MACs, classifier excluded).
+
+        It is one for costs whose span is that of the costs it was fitted with, whatever that of ``costs``.
+        """
         low, high = float(costs[0]), float(costs[-1])
         position = min(max((budget - low) / (high - low), 0.0), 1.0) * (POINTS - 1)
         index = min(int(position), POINTS - 2)

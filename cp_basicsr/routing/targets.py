@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .policy import PRICE_LIMIT
 
 # 60 dB: an 8-bit image rounds away anything finer, and a flat patch must not weigh without bound.
 MIN_MSE = 1e-6
 ETA_LIMITS = (1e-3, 1e3)
 BISECTIONS = 40
-PRICE_LIMIT = 1e6
 
 
 def tile_mse(output: Tensor, gt: Tensor, tile: int) -> Tensor:
@@ -99,15 +99,15 @@ def price_psnr(psnr: Tensor, costs: Tensor, budget: float, tau: float) -> float:
 
     Args and units as in :func:`soft_oracle`. Where no eta meets the budget, the nearer limit of ETA_LIMITS.
     """
-    low, high = (torch.tensor(limit).log().item() for limit in ETA_LIMITS)
+    low, high = (math.log(limit) for limit in ETA_LIMITS)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        eta = float(torch.tensor(middle).exp())
+        eta = math.exp(middle)
         if float((soft_oracle(psnr, costs, eta, tau).exp() @ costs).mean()) < budget:
             low = middle
         else:
             high = middle
-    return float(torch.tensor((low + high) / 2).exp())
+    return math.exp((low + high) / 2)
 
 
 def price_cost(log_probs: Tensor, costs: Tensor, budget: float) -> float:

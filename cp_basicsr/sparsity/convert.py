@@ -112,6 +112,8 @@ def _own_patterns(pattern: NMPattern, layer_levels: Mapping[str, Sequence[int]] 
 def _check_exclude(exclude: Sequence[str], names: list[str], where: str) -> None:
     if isinstance(exclude, str):
         raise PatternError(f'{where}.exclude is {exclude!r}; write a list, for example [{exclude!r}].')
+    if other := next((glob for glob in exclude if not isinstance(glob, str)), None):
+        raise PatternError(f'{where}.exclude holds {other!r}; write names of modules, for example conv_first.')
     _check_matches(exclude, names, f'{where}.exclude', 'module of the base network')
 
 

@@ -76,8 +76,7 @@ def dense_moments(net: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Tensor]
     try:
         for name in layers:
             watch(name)
-        densest = max((layer.pattern.densest for layer in layers.values()), default=0)
-        with routed(UniformRoute(densest)):
+        with routed(UniformRoute(-1)):
             for batch in inputs:
                 net(batch)
     finally:

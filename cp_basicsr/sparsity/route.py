@@ -66,7 +66,8 @@ class Route(ABC):
             placement: where the outputs lie, if not where the layer says (its tokens computed as a map, say).
 
         Returns:
-            One level index for all outputs, or integer levels shaped like the output with one channel.
+            One level index for all outputs, or integer levels shaped like the output with one channel; and by level
+            how many outputs, all channels of a position as one, have it.
         """
 
     def count(self, layer: PrunableLayer, counts: dict[int, int]) -> None:

@@ -31,6 +31,7 @@ from basicsr.utils import get_root_logger
 from cp_basicsr.engine.host import EngineUnavailableError, chosen_set
 from cp_basicsr.options import OptionError, check_choice
 from cp_basicsr.precision import DEFAULT_PRECISION
+from cp_basicsr.tools.arguments import read_count
 from cp_basicsr.tools.benchmarking import chart, results, scaling
 from cp_basicsr.tools.benchmarking.contenders import checked, our_contenders, result_of, rival_contenders
 from cp_basicsr.tools.benchmarking.environment import environment
@@ -165,17 +166,6 @@ def read_size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f'{text!r} is no size; write height x width in pixels, for example 180x320')
     return int(height), int(width)
-
-
-def read_count(text: str) -> int:
-    """A whole number above 0.
-
-    Raises:
-        argparse.ArgumentTypeError: it is something else.
-    """
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f'{text!r}; allowed: whole numbers from 1')
-    return int(text)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -25,6 +25,7 @@ from cp_basicsr.data.errors import DataError
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.controls import CONTROLS, DEFAULT_CONTROLS
 from cp_basicsr.routing.policy import BudgetError
+from cp_basicsr.tools.arguments import read_count
 from cp_basicsr.tools.leaderboards.settings import DEFAULT_BUDGETS, PROTOCOLS, Settings
 from cp_basicsr.tools.ranks import place, take_device
 from cp_basicsr.tools.report import write_text
@@ -46,6 +47,8 @@ def run(option_files: Sequence[Path], out: Path, settings: Settings) -> list[Tab
 
     Raises:
         BudgetError: the levels do not allow a budget.
+        CheckpointError: a checkpoint is missing or does not fit.
+        DataError: a test set is missing or damaged.
         OptionError: an option file cannot be used.
     """
     autoload.activate()
@@ -84,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--protocol', choices=PROTOCOLS, default='image', help='classsr: its patches (32, stride 28)')
     parser.add_argument('--dial', action='store_true', help='ten budgets: requested against measured MACs')
-    parser.add_argument('--images', type=int, metavar='N', help='only the first N images of each set')
+    parser.add_argument('--images', type=read_count, metavar='N', help='only the first N images of each set')
     parser.add_argument('--time', type=int, default=0, metavar='N', help='time all rows again on N images of each set')
     parser.add_argument('--pages', type=int, default=0, metavar='N', help='draw level map and differences of N images')
     parser.add_argument('--readme', type=Path, nargs='+', metavar='FILE', help='put tables into these files')

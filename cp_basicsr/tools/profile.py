@@ -26,8 +26,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from cp_basicsr.archs.batches import padded
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
-from cp_basicsr.archs.restoring import padded
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.launch import check_option_file
 from cp_basicsr.loading import load_network

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from cp_basicsr.data.files import write_whole
+from cp_basicsr.engine.accelerator import asked_to_compile
 from cp_basicsr.engine.host import EngineUnavailableError, chosen_set
+from cp_basicsr.precision import DEFAULT_PRECISION, PRECISIONS
 
 
 def write_text(path: Path, text: str) -> None:
@@ -21,17 +23,24 @@ def file_name(title: str) -> str:
     return re.sub(r'[^\w.-]+', '_', title)
 
 
-def machine() -> str:
-    """What the seconds were measured on."""
+def machine(precision: str = DEFAULT_PRECISION) -> str:
+    """What the seconds were measured on, and in which precision."""
+    dtype = str(PRECISIONS[precision] or torch.float32).removeprefix('torch.')
     if torch.cuda.is_available():
-        return f'PyTorch {torch.__version__}, {torch.cuda.get_device_name()}, float32, reference path, batch 1'
+        where = torch.cuda.get_device_name()
+    else:
+        threads = torch.get_num_threads()
+        where = f'{_processor()}, {threads} thread{"s" if threads > 1 else ""}'
+    return f'PyTorch {torch.__version__}, {where}, {dtype}, {_engine(precision)}, batch 1'
+
+
+def _engine(precision: str) -> str:
     try:
-        engine = f'engine ({chosen_set()})'
+        if torch.cuda.is_available():
+            return f'engine ({"torch.compile" if asked_to_compile() else "eager"})'
+        return f'engine ({chosen_set(precision)})'
     except EngineUnavailableError:
-        engine = 'reference path'
-    threads = torch.get_num_threads()
-    processor = f'{_processor()}, {threads} thread{"s" if threads > 1 else ""}'
-    return f'PyTorch {torch.__version__}, {processor}, float32, {engine}, batch 1'
+        return 'reference path'
 
 
 def _processor() -> str:

@@ -22,8 +22,12 @@ from typing import Any
 import torch
 
 from cp_basicsr import autoload
+from cp_basicsr.archs.state import CheckpointError
+from cp_basicsr.data.errors import DataError
 from cp_basicsr.options import OptionError
+from cp_basicsr.routing.policy import BudgetError
 from cp_basicsr.tools import leaderboard, whole_runs
+from cp_basicsr.tools.arguments import read_count
 from cp_basicsr.tools.leaderboards.settings import Settings
 from cp_basicsr.tools.reproducing.plan import Run, read_run, run_names
 from cp_basicsr.tools.whole_runs import RunError, run_command, test_options, write_options
@@ -42,6 +46,7 @@ def reproduce(run: Run, out: Path) -> Path:
 
     Raises:
         RunError: the training failed.
+        BudgetError, CheckpointError, DataError, OptionError: the test cannot be run, as :func:`leaderboard.run`.
     """
     out.mkdir(parents=True, exist_ok=True)
     iterations = run.train['train']['total_iter']
@@ -86,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--list', action='store_true', help='say which runs there are')
     parser.add_argument('--short', action='store_true', help='a hundredth of the training, one image of each set')
-    parser.add_argument('--threads', type=int, metavar='N', help="of each process (default: PyTorch's choice)")
+    parser.add_argument('--threads', type=read_count, metavar='N', help="of each process (default: PyTorch's choice)")
     options = parser.parse_args(arguments)
     if options.list:
         sys.stdout.write('\n'.join(run_names()) + '\n')
@@ -100,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = shortened(run) if options.short else run
             results = reproduce(run, options.out / run.name)
             log.info('%s: %s', run.name, results.resolve())
-    except (OptionError, RunError) as error:
+    except (BudgetError, CheckpointError, DataError, OptionError, RunError) as error:
         raise SystemExit(str(error)) from error
 
 

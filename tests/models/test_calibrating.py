@@ -9,7 +9,7 @@ import pytest
 import torch
 from training import SWINIR, batch_of, build, train, training_options, validation_loader, write_pairs
 
-from cp_basicsr.models.calibrating import MAX_SIDE
+from cp_basicsr.models.calibrating import MAX_SIDE, calibrate
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.policy import BudgetError
 
@@ -139,3 +139,29 @@ def test_an_image_too_small_for_the_windows_stops_the_run_at_its_start(tmp_path:
     write_pairs(tmp_path, count=1, size=(3, 9))
     with pytest.raises(OptionError, match=r'train\.calibration\.dataset: image 0 is smaller than 4 x 4 pixels'):
         build(training_options(tmp_path, SWINIR))
+
+
+def test_a_network_that_routes_whole_images_is_not_called_trained_for_tiles(tmp_path: Path) -> None:
+    options = training_options(tmp_path, stages=[{'name': 'classifier', 'iters': 2}], total_iter=2)
+    options['network_g']['classifier'] = {'type': 'TimmDifficultyClassifier', 'model_name': 'test_resnet'}
+    options['val'] |= {'level': 0, 'tile': {'size': 8}}
+    options['train']['budget_opt']['target'] = 2.0  # its classifier costs more than so small a network
+    model = build(options)
+    calibrate(model.net, [batch_of(0)['lq']], 2.0, 8)
+    with torch.no_grad():
+        assert model.net.restore(batch_of(1)['lq']).tile is None
+
+
+@pytest.mark.parametrize('budget', [1.0, 1.4, 1.8])
+def test_budgets_hold_where_tiles_overlap_and_each_level_costs_more(
+    budget: float, trained: Path, tmp_path: Path
+) -> None:
+    """By the calibrated price alone, which was found for tiles that do not."""
+    model, loader = unseen(tmp_path, trained, budget=budget, budget_tolerance=None, tile={'size': 8, 'overlap': 2})
+    shares = []
+    for data in loader:
+        model.feed_data(data)
+        model.test()
+        shares.append(model.restored.macs_share)
+    # Of a span of 1.4 between the costs; with the prices as they were found 2.1 and 2.2 for 1.4 and 1.8.
+    assert np.mean(shares) == pytest.approx(budget, abs=0.1)

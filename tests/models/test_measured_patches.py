@@ -139,3 +139,20 @@ def test_the_joint_stage_measures_its_own_batch_and_forgets_the_patches(tmp_path
     train(model, 5, 6)
     assert model.objectives._measured is None and runs == [0, 1, 2] * 2
     assert torch.equal(seen[1], batch_of(6)['lq'])
+
+
+@pytest.mark.parametrize(('tile', 'turned'), [(8, True), (5, False)])
+def test_patches_that_tiles_do_not_divide_are_neither_turned_nor_mirrored(
+    tile: int, turned: bool, tmp_path: Path
+) -> None:
+    """Patches of 16: of tiles of 5 the last is cut, and it would be the first of a mirrored one."""
+    options = classifier_options(tmp_path, 6, classifier_patches=4)
+    options['datasets']['train'] = {'use_hflip': True, 'use_rot': True}
+    options['val']['tile'] = {'size': tile}
+    model = build(options)
+    _, seen = watched(model)
+    train(model, 1, 6)
+    measured = batch_of(1)['lq']
+    drawn = torch.cat(seen[1:])
+    as_they_were = [any(torch.equal(patch, one) for one in measured) for patch in drawn]
+    assert len(drawn) == 20 and all(as_they_were) != turned

@@ -67,6 +67,12 @@ def test_defaults_and_overrides_of_optimiser_and_scheduler() -> None:
         ({'total_iter': 5}, r'iters 4 = 4, but train\.total_iter is 5; make them equal \(total_iter: 4\)'),
         ({'optim_g': None}, r'train\.optim_g and train\.stages\[0\]\.optim_g together are \{\}; they need a type'),
         ({'optim_g': ADAM | {'lr': '1e-4'}}, r"'lr': '1e-4'.*!!float 1e-4"),
+        ({'optim_g': 'Adam'}, r"train\.optim_g is 'Adam'; write a block, for example \{type: Adam, lr: !!float 1e-4\}"),
+        ({'total_iter': None}, r'iters 4 = 4, but train\.total_iter is None; make them equal'),
+        (
+            {'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': 4}},
+            r'train\.scheduler\.periods is 4; write a list, for example `periods: \[4\]`',
+        ),
         ({'scheduler': 'MultiStepLR'}, r"train\.scheduler is 'MultiStepLR'; write a block with a type"),
         (
             {'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [1, 1]}},

@@ -180,6 +180,10 @@ def test_the_model_refuses_it_where_it_cannot_work(tmp_path: Path) -> None:
         build(options_of(tmp_path, 'shared', 'supernet'))
     with pytest.raises(OptionError, match=r'WhitenedAdam trains sparse levels only, in stage supernet'):
         build(options_of(tmp_path, 'per_level', 'classifier'))
+    decaying = options_of(tmp_path, 'per_level', 'supernet')
+    decaying['train']['stages'][0]['optim_g']['weight_decay'] = 1e-4
+    with pytest.raises(OptionError, match=r'weight_decay is 0\.0001; allowed: 0, because'):
+        build(decaying)
 
 
 def test_the_model_trains_with_it_and_goes_on_to_the_next_stage(tmp_path: Path) -> None:

@@ -116,3 +116,12 @@ def test_every_published_row_names_known_sets_and_metrics() -> None:
         assert table['metric'] in METRICS and re.search('PSNR|measured', table['convention'])
         for row in table['rows']:
             assert row.keys() - {'name', 'macs', 'flops'} <= figures['sets'].keys(), row
+
+
+def test_patches_are_restored_in_the_precision_asked_for(net: Any, tmp_path: Path, one_thread: None) -> None:
+    options, arguments = leaderboards.test_file_options(tmp_path), ('--protocol', 'classsr', '--budgets', '0.9')
+    full = [row['quality']['psnr_rgb'] for row in run(options, tmp_path, *arguments)[0]['rows']]
+    options['val']['precision'] = 'bf16'
+    half = [row['quality']['psnr_rgb'] for row in run(options, tmp_path, *arguments)[0]['rows']]
+    # What of a sparse level computes in bf16 is for the engine to say; the dense one does, alone and routed.
+    assert half == pytest.approx(full, abs=0.05) and half[0] != full[0] and half[3:] != full[3:]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from leaderboards import run
 
+from cp_basicsr.options import OptionError
 from cp_basicsr.tools import leaderboard
 from cp_basicsr.tools.leaderboards import testing
 from cp_basicsr.tools.leaderboards.measuring import Plan, measure
@@ -314,6 +315,7 @@ def test_pages_and_seconds_timed_apart(options: dict[str, Any], tmp_path: Path) 
         (['--out', 'x'], '-opt and --out are needed'),
         (['-opt', 'x'], '-opt and --out are needed'),
         (['--readme', 'x'], '-opt and --out are needed'),
+        (['-opt', 'x', '--out', 'y', '--images', '0'], "--images: '0'; allowed: whole numbers from 1"),
         (['-opt', 'x', '--out', 'y', '--pages', '1', '--protocol', 'classsr'], '--pages needs --protocol image'),
     ],
 )
@@ -321,3 +323,24 @@ def test_the_command_says_what_it_needs(arguments: list[str], message: str, caps
     with pytest.raises(SystemExit):
         leaderboard.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_another_precision_starts_anew_and_is_named(options: dict[str, Any], tmp_path: Path) -> None:
+    assert 'float32' in run(options, tmp_path, *QUICK)[0]['machine'][0]
+    options['val']['precision'] = 'bf16'
+    (table,) = run(options, tmp_path, *QUICK)
+    assert len(records_of(tmp_path)) == 4 and ', bfloat16, ' in table['machine'][0]
+
+
+def test_no_page_is_drawn_where_no_budget_is_in_reach(options: dict[str, Any], tmp_path: Path) -> None:
+    options['network_g']['sparsity'] |= {'levels': [3, 4]}
+    options['path'] = {}
+    (table,) = run(options, tmp_path, '--pages', '1')
+    assert 'Out of reach: budget 0.75, ' in table['notes'][0] and not (tmp_path / 'out/pages').exists()
+
+
+def test_gray_and_colour_images_of_one_name_are_refused() -> None:
+    gray = hand_made_table()
+    gray.headline = 'psnr_gray'
+    with pytest.raises(OptionError, match=r'Dataset Set5 x2 is compared by psnr_y in one .* psnr_gray in another'):
+        hand_made_table().join(gray)

@@ -144,7 +144,7 @@ def test_a_run_trains_tests_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert yaml.safe_load((out / 'train.yml').read_text()) == train
     assert 'net_g_latest.pth' in (out / 'test_tiny.yml').read_text()
     (shown,) = json.loads((out / 'curve' / 'results.json').read_text())['tables']
-    assert {row['file'] for row in shown['rows']} == {'after_2', 'after_4'}
+    assert {row['file'] for row in shown['rows']} == {'tiny_after_2', 'tiny_after_4'}
     assert {row['kind'] for row in shown['rows']} == {'static'}
 
     written = (out / 'train.log').stat().st_mtime_ns, results.read_text()
@@ -159,3 +159,10 @@ def test_the_short_form_is_the_same_run_with_little_training(run: Run) -> None:
     assert [stage.name for stage in plan.stages] == [stage['name'] for stage in run.train['train']['stages']]
     assert short.train['train']['total_iter'] < run.train['train']['total_iter'] / 50
     assert short.name != run.name and short.images == 1 and short.train['name'] == short.name
+
+
+def test_a_set_that_is_not_there_is_named_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, 'run_command', lambda *arguments: None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r'dataset Set5: dataroot_gt datasets/Set5/GTmod12 '):
+        reproduce.main(['M6C40_x2'])

@@ -8,6 +8,7 @@ are 2 x MACs of one patch, so that overlap is not counted; the classifier is not
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class Patches:
         self.costs = self._overlap * self.net.costs(shape)
         self.overhead = self._overlap * self.net.overhead(shape, None)
         self._restored: list[Restored] = []
-        self._run(RoutingChoice(tile=None), None, first=1)
+        self._run(RoutingChoice(tile=None, precision=model.choice.precision), None, first=1)
 
     @staticmethod
     def _side(count: int) -> int:
@@ -87,7 +88,8 @@ class Patches:
         A budget is a share of the whole image's MACs, as everywhere; patches get what overlap leaves of it.
         """
         budget = None if choice.budget is None else choice.budget / self._overlap
-        return self._outcome(seconds_of(lambda: self._run(RoutingChoice(budget, choice.level, tile=None), None)))
+        choice = replace(choice, budget=budget, tile=None, overlap=None)
+        return self._outcome(seconds_of(lambda: self._run(choice, None)))
 
     def follow(self, levels: Tensor) -> Outcome:
         """Restore with the levels ``[n]``; no classifier runs."""
@@ -109,14 +111,14 @@ class Patches:
 
     @torch.no_grad()
     def _run(self, choice: RoutingChoice | None, levels: Tensor | None, first: int | None = None) -> None:
-        self._restored = []
+        self._restored, precision = [], self.model.choice.precision
         for start in range(0, first or len(self.patches), BATCH):
             batch = self.patches[start : start + BATCH]
             if choice is not None:
                 self._restored.append(self.net.restore(batch, choice))
             else:
                 part = levels[start : start + BATCH].view(-1, 1, 1)
-                self._restored.append(restore_by_map(self.net, batch, part, None))
+                self._restored.append(restore_by_map(self.net, batch, part, None, precision=precision))
 
     def _outcome(self, seconds: float) -> Outcome:
         levels = torch.cat([part.levels.flatten() for part in self._restored]).cpu()

@@ -116,7 +116,7 @@ def measure(
             records.write(index, record)
 
     def choose(subject: Subject, record: ImageRecord) -> None:
-        _describe(subject, record)
+        _describe(subject, record, plan.choice.precision)
         if plan.lacks(record, map(level_key, range(plan.levels))):
             _run_levels(subject, record, plan, border)
         for key, choice in plan.chosen().items():
@@ -207,8 +207,8 @@ def _random_scores(record: ImageRecord) -> Tensor:
     return torch.rand(len(record.weights), generator=generator, dtype=torch.float64)
 
 
-def _describe(subject: Subject, record: ImageRecord) -> None:
-    record.image, record.machine = subject.name, machine()
+def _describe(subject: Subject, record: ImageRecord, precision: str) -> None:
+    record.image, record.machine = subject.name, machine(precision)
     record.by_tile, record.sigma = subject.by_tile, subject.sigma
     record.costs, record.weights = subject.costs.tolist(), subject.weights.tolist()
     record.edges = _rounded(subject.edges())

@@ -36,7 +36,7 @@ def read_option_files(paths: Sequence[Path]) -> list[OptionFile]:
     """Read option files; those of one name are told apart by their paths.
 
     Raises:
-        OptionError: one of them has no ClassPruningModel, no checkpoint or no data.
+        OptionError: one of them has no ClassPruningModel or no data.
         SystemExit: one of them cannot be read or is no YAML mapping.
     """
     stems = [path.stem for path in paths]
@@ -66,7 +66,8 @@ def read_test_options(option_file: Path) -> dict[str, Any]:
     opt['num_gpu'] = torch.cuda.device_count() if opt.get('num_gpu', 'auto') == 'auto' else opt['num_gpu']
     opt['manual_seed'] = opt.get('manual_seed') or 0
     opt['path'] = {
-        key: osp.expanduser(value) if isinstance(value, str) else value for key, value in opt['path'].items()
+        key: osp.expanduser(value) if isinstance(value, str) else value
+        for key, value in (opt.get('path') or {}).items()
     }
     opt['val'] = opt.get('val') or {}
     for phase, block in opt['datasets'].items():
@@ -76,7 +77,7 @@ def read_test_options(option_file: Path) -> dict[str, Any]:
 
 def _fingerprint(opt: Mapping[str, Any]) -> str:
     parts = {key: opt.get(key) for key in ('network_g', 'path', 'scale', 'manual_seed')}
-    parts['val'] = {key: opt['val'].get(key) for key in ('tile', 'budget_tolerance')}
+    parts['val'] = {key: opt['val'].get(key) for key in ('tile', 'budget_tolerance', 'precision')}
     parts['datasets'] = {name: block for name, block in opt['datasets'].items()}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     checkpoint = opt['path'].get('pretrain_network_g')

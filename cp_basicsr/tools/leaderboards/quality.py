@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from basicsr.metrics import calculate_psnr, calculate_ssim
 
-HEADLINES = ('psnr_y', 'psnr_rgb', 'psnr_gray')
-
 
 def quality(restored: np.ndarray, gt: np.ndarray, border: int) -> dict[str, float]:
     """Quality of a restored image.

@@ -123,8 +123,13 @@ class Table:
         """Take over the rows of another option file on the same dataset.
 
         Raises:
-            OptionError: it has another number of images.
+            OptionError: it has another number of images, or gray instead of colour ones.
         """
+        if self.headline != other.headline:
+            raise OptionError(
+                f'Dataset {self.dataset} is compared by {self.headline} in one option file and by {other.headline} in '
+                'another: gray and colour. Give different data different names.'
+            )
         if self.images != other.images:
             raise OptionError(
                 f'Dataset {self.dataset} has {self.images} images in one option file and {other.images} in another. '

@@ -76,7 +76,7 @@ def _table_of(file: OptionFile, model: Any, dataset: Dataset, out: Path, setting
     if len(images) < len(dataset):
         table.notes.append(f'{title}: the first {len(images)} of {len(dataset)} images only.')
     table.rows += _published(model.net, dataset.opt, len(images), scale)
-    if rank == 0 and settings.pages:
+    if rank == 0 and settings.pages and plan.budgets:
         write_pages(images, load, plan, out / 'pages' / name / file_name(title), settings.pages)
     return table
 

@@ -40,5 +40,5 @@ def time_rows(images: Images, load: LoadSubject, plan: Plan, records: Records, c
             for key, levels in here.items():
                 seconds[key].append(subject.follow(levels).seconds)
         record.timed = {key: min(times) for key, times in seconds.items()}
-        record.machine = machine()
+        record.machine = machine(plan.choice.precision)
         records.write(index, record)
