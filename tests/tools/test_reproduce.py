@@ -164,5 +164,5 @@ def test_the_short_form_is_the_same_run_with_little_training(run: Run) -> None:
 def test_a_set_that_is_not_there_is_named_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce, 'run_command', lambda *arguments: None)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r'dataset Set5: dataroot_gt datasets/Set5/GTmod12 '):
+    with pytest.raises(SystemExit, match=r'dataset BSD100: dataroot_lq: folder datasets/B100/LRbicx2 does not exist'):
         reproduce.main(['M6C40_x2'])
