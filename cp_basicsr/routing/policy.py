@@ -123,8 +123,10 @@ def check_budget(budget: float, costs: Tensor, overhead: float, where: str = 'va
     """
     lowest, highest = float(costs[0]) + overhead, float(costs[-1]) + overhead
     if not lowest <= budget <= highest:
+        remedy = 'add sparser levels to network_g.sparsity.levels and train again'
+        if costs[-1] > 1 + ROUNDING:
+            remedy = 'cut larger tiles with less overlap (val.tile): every pixel that tiles share is computed twice'
         raise BudgetError(
             f'{where} is {budget}, outside what the levels allow: {lowest:.3f} (every tile at the sparsest level) to '
-            f'{highest:.3f} (every tile dense), classifier included. Choose a budget in this range, or add sparser '
-            'levels to network_g.sparsity.levels and train again.'
+            f'{highest:.3f} (every tile dense), classifier included. Choose a budget in this range, or {remedy}.'
         )

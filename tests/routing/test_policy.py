@@ -139,3 +139,10 @@ def test_a_budget_outside_what_the_levels_allow_is_refused_with_the_range(budget
 @pytest.mark.parametrize('budget', [0.28, 0.5, 1.0, 1.02])
 def test_a_budget_within_what_the_levels_allow_passes(budget):
     check_budget(budget, COSTS, 0.02)
+
+
+def test_where_cut_tiles_cost_more_than_the_dense_network_they_are_the_remedy():
+    with pytest.raises(BudgetError, match=r'2\.000 \(every tile dense\).*cut larger tiles with less overlap'):
+        check_budget(0.3, 2 * COSTS, 0.0)
+    with pytest.raises(BudgetError, match=r'add sparser levels'):
+        check_budget(0.2, COSTS, 0.0)
