@@ -274,8 +274,11 @@ MARKERS = BEGIN, END = '<!-- tables: begin -->', '<!-- tables: end -->'
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('nothing', 'has no place for results; write two lines into it: <!-- summary: begin --> and <!-- summary'),
-        *((text, f'needs one line {BEGIN}') for text in (f'{END} {BEGIN}', BEGIN, END, ' '.join(2 * MARKERS))),
+        (
+            f'nothing, not even {BEGIN} and {END} as lines',
+            'has no place for results; write two lines into it: <!-- summary: begin --> and <!-- summary',
+        ),
+        *((text, f'needs one line {BEGIN}') for text in (f'{END}\n{BEGIN}', BEGIN, END, '\n'.join(2 * MARKERS))),
     ],
 )
 def test_a_readme_without_markers_is_left_alone(text: str, message: str, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def update_readme(readme: Path, results: Sequence[Path]) -> None:
         text = readme.read_text(encoding='utf-8')
     except OSError as error:
         raise OptionError(f'{readme}: {error.strerror}. Give a Markdown file with markers.') from error
-    names = [name for name in CONTENTS if any(marker in text for marker in _markers(name))]
+    lines = text.splitlines()
+    names = [name for name in CONTENTS if any(marker in lines for marker in _markers(name))]
     if not names:
         wanted = ' or '.join(' and '.join(_markers(name)) for name in CONTENTS)
         raise OptionError(f'{readme} has no place for results; write two lines into it: {wanted}.')
@@ -62,10 +63,11 @@ def update_readme(readme: Path, results: Sequence[Path]) -> None:
 
 def _replaced(text: str, name: str, content: str, readme: Path) -> str:
     begin, end = _markers(name)
-    if text.count(begin) != 1 or text.count(end) != 1 or text.find(end) < text.find(begin):
+    lines = text.splitlines(keepends=True)
+    begins, ends = ([index for index, line in enumerate(lines) if line.rstrip() == mark] for mark in (begin, end))
+    if len(begins) != 1 or len(ends) != 1 or ends < begins:
         raise OptionError(f'{readme} needs one line {begin} and after it one line {end}; results go between them.')
-    before, rest = text.split(begin)
-    return f'{before}{begin}\n{content.strip()}\n{end}{rest.split(end)[1]}'
+    return ''.join([*lines[: begins[0] + 1], f'{content.strip()}\n', *lines[ends[0] :]])
 
 
 def _markers(name: str) -> tuple[str, str]:
