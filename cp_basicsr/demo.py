@@ -16,10 +16,11 @@ from pathlib import Path
 import yaml
 
 from cp_basicsr.data.demo_set import make_demo_set
+from cp_basicsr.data.errors import DataError
 from cp_basicsr.option_files import option_file
 from cp_basicsr.tools import leaderboard, plots
 from cp_basicsr.tools.leaderboards.settings import Settings
-from cp_basicsr.tools.whole_runs import run_command, shortened, test_options, write_options
+from cp_basicsr.tools.whole_runs import RunError, run_command, shortened, test_options, write_options
 
 NAME = 'demo_cp_swinir'
 BUDGETS = (0.75, 0.5, 0.35)
@@ -35,13 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--short', action='store_true', help='a tenth of the training, to see that everything runs')
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
+    try:
+        _run(options.short)
+    except (DataError, RunError) as error:
+        raise SystemExit(str(error)) from error
+
+
+def _run(short: bool) -> None:
     log = logging.getLogger('cp_basicsr.demo')
 
     log.info('1/4  The demo set, from the photographs inside scikit-image: %s', DATA)
     make_demo_set(DATA)
     RESULTS.mkdir(parents=True, exist_ok=True)
     train_options = yaml.safe_load(option_file(f'{NAME}.yml').read_text())
-    if options.short:
+    if short:
         _shorten(train_options)
 
     log.info('2/4  Training through the three stages: experiments/%s', NAME)

@@ -75,7 +75,7 @@ def _read_header(path: Path) -> tuple[int, int] | None:
             file.seek(offset + _META_OFFSET)
             content = file.read(_META.size)
             if len(content) < _META.size:
-                return newest
+                return newest and newest[1:]
             fields = _META.unpack(content)
             magic, version, page_size = fields[0], fields[1], fields[4]
             if magic != _MAGIC or version != 1:

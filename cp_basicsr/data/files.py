@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -86,10 +87,23 @@ def write_png(path: Path, img: np.ndarray, compress_level: int = 3) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name that no other process uses, beside `path`, then rename it: complete or absent."""
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-    try:
+    """Write a file so that it is complete or absent; see :func:`replacing`."""
+    with replacing(path) as partial:
         partial.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path, ending: str = '.partial') -> Iterator[Path]:
+    """A temporary file beside `path`, of no other process, which takes its place when the block ends without exception.
+
+    Args:
+        path: the file to write or replace.
+        ending: of the temporary name, where a writer tells the format by it.
+    """
+    # Short, because a name may be as long as the file system allows.
+    partial = path.with_name(f'.{os.getpid()}.{zlib.crc32(path.name.encode()):08x}{ending}')
+    try:
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -132,9 +146,7 @@ def open_output_folder(folder: Path, parameters: dict[str, object]) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    partial = record.with_suffix('.partial')
-    partial.write_text(json.dumps(parameters))
-    os.replace(partial, record)
+    write_whole(record, json.dumps(parameters).encode())
 
 
 @contextmanager

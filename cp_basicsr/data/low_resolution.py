@@ -48,7 +48,7 @@ def make_lr_folders(
     common = lcm(*scales)
     if mod is None and gt_output is not None:
         mod = common
-    if mod is not None and mod % common:
+    if mod is not None and (mod < 1 or mod % common):
         raise DataError(
             f'mod {mod} is not a multiple of every scale in {list(scales)}: use {common} or a multiple of it.'
         )

@@ -103,8 +103,7 @@ def fused(
     finally:
         # EDSR and others assign to attributes in forward; tracing would leave symbols there.
         for module, values in attributes.items():
-            vars(module).clear()
-            vars(module).update(values)
+            _restore(vars(module), values)
     modules = dict(net.named_modules())
     layers: dict[str, FusedLayer] = {}
     dense: list[nn.Conv2d] = []
@@ -121,6 +120,15 @@ def fused(
     held = {**_used(graph, modules), **_attributes(graph, net, constants), **layers}
     result = fx.GraphModule(held, graph, type(net).__name__)
     return result.eval(), dense
+
+
+def _restore(current: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Make ``current`` what it was, without a moment at which another thread would find it without its entries."""
+    for name in current.keys() - values.keys():
+        del current[name]
+    for name, value in values.items():
+        if current.get(name) is not value:
+            current[name] = value
 
 
 def _used(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -11,6 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from cp_basicsr.options import OptionError
 from cp_basicsr.precision import DEFAULT_PRECISION
 
 ENGINE_VARIABLE = 'CP_ENGINE'
@@ -23,7 +24,7 @@ NAMES = (REFERENCE, *NEEDED_FEATURES, COMPILE)
 BF16_SETS = {'avx512': ('avx512_bf16', 'avx512bf16')}
 
 
-class EngineNameError(ValueError):
+class EngineNameError(OptionError):
     """``CP_ENGINE`` names what no machine has; the message says what is allowed."""
 
 

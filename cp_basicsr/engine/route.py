@@ -110,7 +110,8 @@ class EngineRoute(Route):
             self.route.count(module, counts)
         uniform = levels if isinstance(levels, int) else None
         strip = (layer.scratch.rows, layer.scratch.vectors)
-        key = (strip, shape, uniform, place if uniform is None else None)
+        # Pixels too: a map and a list of tokens may have the same shape, with their channels at different places.
+        key = (strip, shape, pixels, uniform, place if uniform is None else None)
         if key not in self._schedules:
             threads = torch.get_num_threads()
             if uniform is not None:

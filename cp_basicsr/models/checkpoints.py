@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cp_basicsr.archs.state import CheckpointError
+from cp_basicsr.data.files import replacing
 
 
 def read_state_dict(path: str | Path, param_key: str | None = 'params') -> dict[str, Tensor]:
@@ -46,10 +46,5 @@ def read_state_dict(path: str | Path, param_key: str | None = 'params') -> dict[
 
 def write_atomically(content: Any, path: str | Path) -> None:
     """``torch.save`` so that ``path`` is either the old whole file or the new whole file."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
+    with replacing(Path(path)) as temporary:
         torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ from cp_basicsr.tools.benchmarking.overhead import overhead
 from cp_basicsr.tools.benchmarking.results import Result
 from cp_basicsr.tools.benchmarking.rivals import RIVALS
 from cp_basicsr.tools.benchmarking.timing import Timer, log_load
-from cp_basicsr.tools.report import write_text
+from cp_basicsr.tools.report import make_folder_of, write_text
 
 ROUNDS = 9
 QUICK_ROUNDS = 3
@@ -95,8 +95,22 @@ def _tables(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return '\n\n'.join(parts), {'results': [results.as_record(row, table) for table in tables for row in table]}
 
 
+def _one_network(options: argparse.Namespace, mode: str) -> tuple[Network, tuple[int, int]]:
+    """The network and input of a mode that measures one.
+
+    Raises:
+        OptionError: the command line asks for what the mode does not measure.
+    """
+    for name, given in (('networks', options.networks), ('sizes', options.sizes or [])):
+        if len(given) > 1:
+            raise OptionError(f'{mode} measures one of --{name}; {len(given)} are given.')
+    if options.precisions != [DEFAULT_PRECISION]:
+        raise OptionError(f'{mode} measures {DEFAULT_PRECISION}: leave --precisions out.')
+    return options.networks[0], (options.sizes or [LQ_720P])[0]
+
+
 def _scaling(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    network, size = options.networks[0], (options.sizes or [LQ_720P])[0]
+    network, size = _one_network(options, '--scaling')
     curves = scaling.scaling(network, options.timer, options.megapixels, size)
     title = f'{network.title}, N:{scaling.M}'
     if options.chart:
@@ -106,7 +120,9 @@ def _scaling(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def _overhead(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    network, size = options.networks[0], (options.sizes or [LQ_720P])[0]
+    if options.chart:
+        raise OptionError('--overhead draws nothing: leave --chart out.')
+    network, size = _one_network(options, '--overhead')
     measured = overhead(network, size, options.timer)
     text = f'**Routing of {network.title}, input {measured.size[1]} x {measured.size[0]}**\n\n{measured.as_markdown()}'
     shares = {'routing_share': measured.routing_share, 'map_share': measured.map_share}
@@ -144,6 +160,8 @@ def run(options: argparse.Namespace) -> str:
     """Measure as the command line says, write the files, return the text."""
     if options.chart:
         chart.check_format(options.chart)
+    for path in filter(None, (options.chart, options.json, options.out)):
+        make_folder_of(path)
     if options.threads:
         torch.set_num_threads(options.threads)
     load = log_load()

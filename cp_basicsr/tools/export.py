@@ -23,6 +23,7 @@ from cp_basicsr.archs.tracing import make_traceable
 from cp_basicsr.loading import find_checkpoint, load_network
 from cp_basicsr.sparsity import PatternError
 
+from .arguments import read_count
 from .exporting.description import KEY, Description
 from .exporting.errors import ExportError
 from .exporting.files import CHECKPOINT_WRITERS
@@ -144,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--level', nargs='+', default=['all'], metavar='L', help='all, or indices: 0 is the sparsest')
     parser.add_argument('--param-key', default='params_ema', help='weights to take: params_ema (default) or params')
     parser.add_argument('--verify', type=Path, metavar='FILE', help='prove that each group of each layer holds N:M')
-    parser.add_argument('--n', type=int, help='N, for files that do not describe themselves')
-    parser.add_argument('--m', type=int, help='M, for files that do not describe themselves')
+    parser.add_argument('--n', type=read_count, help='N, for files that do not describe themselves')
+    parser.add_argument('--m', type=read_count, help='M, for files that do not describe themselves')
     parser.add_argument('--exclude', nargs='+', default=[], metavar='P', help='patterns of layers left dense in them')
     return parser
 
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             text = found.replace('\n', '\n    ')
             sys.stdout.write(f'{path}  {path.stat().st_size / 1024:,.0f} KiB\n    {text}\n')
             sys.stdout.flush()
-    except (ExportError, CheckpointError, PatternError) as error:
+    except (ExportError, CheckpointError, OSError, PatternError) as error:
         raise SystemExit(str(error)) from error
 
 

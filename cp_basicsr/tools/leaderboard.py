@@ -25,6 +25,7 @@ from cp_basicsr.data.errors import DataError
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.controls import CONTROLS, DEFAULT_CONTROLS
 from cp_basicsr.routing.policy import BudgetError
+from cp_basicsr.sparsity import PatternError
 from cp_basicsr.tools.arguments import read_count
 from cp_basicsr.tools.leaderboards.settings import DEFAULT_BUDGETS, PROTOCOLS, Settings
 from cp_basicsr.tools.ranks import place, take_device
@@ -49,7 +50,7 @@ def run(option_files: Sequence[Path], out: Path, settings: Settings) -> list[Tab
         BudgetError: the levels do not allow a budget.
         CheckpointError: a checkpoint is missing or does not fit.
         DataError: a test set is missing or damaged.
-        OptionError: an option file cannot be used.
+        OptionError, PatternError: an option file cannot be used.
     """
     autoload.activate()
     take_device()
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     try:
         run(options.opt, options.out, settings)
-    except (BudgetError, CheckpointError, DataError, OptionError) as error:
+    except (BudgetError, CheckpointError, DataError, OptionError, PatternError) as error:
         raise SystemExit(str(error)) from error
     if place()[0] == 0:
         sys.stdout.write((options.out / 'results.md').read_text(encoding='utf-8'))

@@ -203,9 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--time', type=int, default=6, metavar='N', help='photographs to time (default: 6)')
     options = parser.parse_args(arguments)
     autoload.activate()
-    make_demo_set(DATA)
     RESULTS.mkdir(parents=True, exist_ok=True)
     try:
+        make_demo_set(DATA)
         file = RESULTS / f'{options.model}.yml'
         write_text(file, yaml.safe_dump(options_for(options.model), sort_keys=False))
         (table,) = leaderboard.run([file], RESULTS, Settings(BUDGETS, controls=(), timed=options.time))

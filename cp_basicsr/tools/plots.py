@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         written = plot_files(options.files, options.out)
-    except OptionError as error:
+    except (OptionError, OSError) as error:
         raise SystemExit(str(error)) from error
     sys.stdout.write(''.join(f'{path}\n' for path in written))
 

@@ -27,6 +27,7 @@ import yaml
 from torch import Tensor
 
 from cp_basicsr.archs.batches import padded
+from cp_basicsr.archs.building import read_block
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.launch import check_option_file
@@ -38,9 +39,8 @@ from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.routing.policy import BudgetError
 from cp_basicsr.sparsity import PatternError
 
-from .profiling.measuring import profile
-from .profiling.table import as_text
-from .report import machine, write_text
+from .arguments import read_count
+from .report import machine, make_folder_of, write_text
 from .restoring_files.reading import ReadError, read_picture
 
 DEFAULT_SIZE = '128x128'
@@ -56,7 +56,7 @@ def network_of(option_file: Path) -> tuple[ClassPruningNet, str]:
     """
     check_option_file(option_file)
     opt = yaml.safe_load(option_file.read_text(encoding='utf-8'))
-    options = opt.get('network_g') or {}
+    options = read_block(opt.get('network_g') or {}, f'{option_file}: network_g', 'type: ClassPruningNet')
     if options.get('type') != 'ClassPruningNet':
         raise OptionError(
             f'{option_file}: network_g.type is {options.get("type")!r}; only a ClassPruningNet has levels to profile.'
@@ -91,6 +91,8 @@ def input_of(net: ClassPruningNet, size: str, frames: int | None) -> Tensor:
         raise OptionError(
             f'--size is {size}, but {net.base_options["type"]} takes multiples of {net.multiple} pixels: {nearest}.'
         )
+    if net.scale is not None and frames is not None:
+        raise OptionError(f'--frames is {frames}, but {net.base_options["type"]} restores single images; leave it out.')
     if net.scale is None and frames is None:
         raise OptionError(
             f'{net.base_options["type"]} does not restore single images of any size: give --frames N for a video, or '
@@ -142,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         '--budget', type=float, metavar='B', help='of --input, share of the dense MACs; default: trained'
     )
     parser.add_argument('--size', metavar='HxW', help=f'random pixels instead (default: {DEFAULT_SIZE})')
-    parser.add_argument('--frames', type=int, metavar='N', help='for video networks')
+    parser.add_argument('--frames', type=read_count, metavar='N', help='for video networks')
     parser.add_argument('--level', default='all', metavar='L', help='all (default), or the index of one; 0: sparsest')
     parser.add_argument('--repeats', type=int, default=REPEATS, metavar='N', help=f'passes (default: {REPEATS})')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write everything there')
@@ -160,6 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.input is not None and (options.size is not None or options.frames is not None):
         parser.error('--input has a size of its own: leave --size and --frames out')
     try:
+        from .profiling.measuring import profile
+        from .profiling.table import as_text
+    except (ImportError, OSError) as error:  # OSError: its library is there and does not load
+        raise SystemExit(f'cp-profile looks into compiled code, for which it needs llvmlite ({error}).') from error
+    try:
+        if options.json is not None:
+            make_folder_of(options.json)
         if options.opt is None:
             net, source = load_network(options.model), options.model
         else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-# torchrun's names, then SLURM's: https://pytorch.org/docs/stable/elastic/run.html, https://slurm.schedmd.com/srun.html
-_NAMES = (('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'))
+# torchrun's names, then SLURM's: https://pytorch.org/docs/stable/elastic/run.html, https://slurm.schedmd.com/srun.html.
+# Of the latter only a step's number of tasks says that srun started several: a batch script itself has the others, too.
+_NAMES = (('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID'))
 
 
 def place() -> tuple[int, int]:

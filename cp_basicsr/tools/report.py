@@ -10,12 +10,25 @@ import torch
 from cp_basicsr.data.files import write_whole
 from cp_basicsr.engine.accelerator import asked_to_compile
 from cp_basicsr.engine.host import EngineUnavailableError, chosen_set
+from cp_basicsr.options import OptionError
 from cp_basicsr.precision import DEFAULT_PRECISION, PRECISIONS
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 as :func:`~cp_basicsr.data.files.write_whole` does."""
     write_whole(path, text.encode())
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder that a result is to be written to: before it is measured, not after.
+
+    Raises:
+        OptionError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f'{path} cannot be written ({error}); name another file.') from error
 
 
 def file_name(title: str) -> str:

@@ -26,6 +26,7 @@ from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.data.errors import DataError
 from cp_basicsr.options import OptionError
 from cp_basicsr.routing.policy import BudgetError
+from cp_basicsr.sparsity import PatternError
 from cp_basicsr.tools import leaderboard, whole_runs
 from cp_basicsr.tools.arguments import read_count
 from cp_basicsr.tools.leaderboards.settings import Settings
@@ -46,7 +47,7 @@ def reproduce(run: Run, out: Path) -> Path:
 
     Raises:
         RunError: the training failed.
-        BudgetError, CheckpointError, DataError, OptionError: the test cannot be run, as :func:`leaderboard.run`.
+        BudgetError, CheckpointError, DataError, OptionError, PatternError: as :func:`leaderboard.run`.
     """
     out.mkdir(parents=True, exist_ok=True)
     iterations = run.train['train']['total_iter']
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = shortened(run) if options.short else run
             results = reproduce(run, options.out / run.name)
             log.info('%s: %s', run.name, results.resolve())
-    except (BudgetError, CheckpointError, DataError, OptionError, RunError) as error:
+    except (BudgetError, CheckpointError, DataError, OptionError, PatternError, RunError) as error:
         raise SystemExit(str(error)) from error
 
 

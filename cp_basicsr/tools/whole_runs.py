@@ -71,12 +71,16 @@ def run_command(command: str, options: Path, log_file: Path, iterations: int, *a
         RunError: it failed.
     """
     call = [sys.executable, '-m', f'cp_basicsr.{command}', '-opt', str(options), *arguments]
-    with log_file.open('w', buffering=1) as log, tqdm(total=iterations, unit='it') as progress:
+    with log_file.open('a', buffering=1) as log, tqdm(total=iterations, unit='it') as progress:
         process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for line in process.stdout:
-            log.write(line)
-            if found := ITERATION.search(line):
-                progress.update(int(found[1].replace(',', '')) - progress.n)
-    if process.wait():
+        try:
+            for line in process.stdout:
+                log.write(line)
+                if found := ITERATION.search(line):
+                    progress.update(int(found[1].replace(',', '')) - progress.n)
+            process.wait()
+        finally:
+            process.terminate()  # nothing, once it has ended; else it would train on, beside the next run of the same
+    if process.returncode:
         last = ''.join(log_file.read_text().splitlines(keepends=True)[-LAST_LINES:])
         raise RunError(f'{" ".join(call)} failed with status {process.returncode}; its log is {log_file}:\n{last}')

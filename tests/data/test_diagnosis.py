@@ -95,13 +95,13 @@ def test_lmdb_without_its_files(lmdbs: Path, build) -> None:
         build('lmdb')
 
 
-@pytest.mark.parametrize('kept', [0, 100, 5000, 0.5, -4096])
+@pytest.mark.parametrize('kept', [0, 100, 200, 4096, 5000, 0.5, -4096])
 def test_truncated_lmdb(lmdbs: Path, build, kept: float) -> None:
     """Without the check, reading the lost half of the file kills the process with SIGBUS."""
     path = lmdbs / 'gt.lmdb/data.mdb'
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if kept == 0.5 else kept])
-    problem = 'truncated' if kept in (5000, 0.5, -4096) else 'not an LMDB database'
+    problem = 'truncated' if kept in (200, 4096, 5000, 0.5, -4096) else 'not an LMDB database'
     with pytest.raises(DataError, match=rf'dataroot_gt: .*data\.mdb .*{problem}'):
         build('lmdb')
 

@@ -54,8 +54,9 @@ def test_refusals(tmp_path: Path, write_photographs) -> None:
     hr = write_photographs('hr', a=(24, 24))
     with pytest.raises(DataError, match=r'holds no \{scale\}'):
         make_lr_folders(hr, str(tmp_path / 'lr'), [2, 3])
-    with pytest.raises(DataError, match='mod 8 is not a multiple .* use 12'):
-        make_lr_folders(hr, f'{tmp_path}/X{{scale}}', [2, 3, 4], mod=8)
+    for mod in (8, 0, -12):
+        with pytest.raises(DataError, match=f'mod {mod} is not a multiple .* use 12'):
+            make_lr_folders(hr, f'{tmp_path}/X{{scale}}', [2, 3, 4], mod=mod)
     make_lr_folders(hr, str(tmp_path / 'lr'), [2])
     with pytest.raises(DataError, match="lr: made earlier with .*'scale': 2.*Remove this folder"):
         make_lr_folders(hr, str(tmp_path / 'lr'), [3])

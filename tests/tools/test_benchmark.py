@@ -132,9 +132,12 @@ def test_other_measurements(mode: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(benchmark.NETWORKS, 'tiny', TINY)
     monkeypatch.setattr(benchmark, 'QUICK_MEGAPIXELS', (0.004, 0.008))
     command = [mode, '--networks', 'tiny', '--quick', '--rounds', '1', '--sizes', '32x48']
-    options = benchmark.parse([*command, '--json', str(tmp_path / 'out.json'), '--chart', str(tmp_path / 'out.png')])
+    command += ['--json', str(tmp_path / 'new' / 'out.json')]
+    if mode == '--scaling':
+        command += ['--chart', str(tmp_path / 'out.png')]
+    options = benchmark.parse(command)
     text = benchmark.run(options)
-    content = json.loads((tmp_path / 'out.json').read_text())
+    content = json.loads((tmp_path / 'new/out.json').read_text())
     if mode == '--overhead':
         assert content['overhead']['dense'] > 0 and '| routing in all |' in text
         return
@@ -153,6 +156,10 @@ def test_other_measurements(mode: str, tmp_path: Path, monkeypatch: pytest.Monke
         (['--rivals', 'onnx'], "--rivals is 'onnx'; Did you mean 'onnxruntime'"),
         (['--chart', 'chart.pdf'], "--chart is 'chart.pdf'"),
         (['--sizes', '180'], "'180' is no size; write height x width"),
+        (['--overhead', '--chart', 'chart.png'], '--overhead draws nothing: leave --chart out'),
+        (['--scaling', '--networks', 'edsr', 'srvgg'], '--scaling measures one of --networks; 2 are given'),
+        (['--overhead', '--precisions', 'bf16'], '--overhead measures fp32: leave --precisions out'),
+        (['--json', '/dev/null/no/out.json'], '/dev/null/no/out.json cannot be written'),
         (['--rounds', '0'], "'0'; allowed: whole numbers from 1"),
     ],
 )

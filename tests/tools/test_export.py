@@ -181,6 +181,13 @@ def test_refusals_name_what_is_wrong(arguments, message, checkpoint, monkeypatch
     assert refusal.value.code not in (0, None)
 
 
+def test_an_output_folder_that_is_a_file_is_named(checkpoint, tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(SystemExit, match=r"File exists: .*file'"):
+        main(['--model', str(checkpoint[1]), '-o', str(tmp_path / 'file')])
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
 def test_an_unknown_level_is_refused(tmp_path):
     with pytest.raises(PatternError, match='level 3 does not exist'):
         written(IMAGE_CASES['SRVGGNetCompact'].net(), tmp_path, [3])

@@ -103,3 +103,24 @@ def test_a_damaged_file_is_named(suffix, tmp_path):
     path.write_bytes(b'\x08\x07damaged')
     with pytest.raises(ExportError, match=f'damaged{suffix}'):
         prove(path)
+
+
+def test_a_file_of_another_exporter_may_have_nodes_without_weights(exported, tmp_path):
+    model = onnx.load(exported['.onnx'])
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    model.graph.node.append(onnx.helper.make_node('Constant', [], ['more'], value_float=1.0))
+    onnx.save(model, tmp_path / 'other.onnx')
+    assert len(prove(tmp_path / 'other.onnx', m=4, n=1).layers) == 3
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'message'),
+    [(('2', '-4'), "argument --m: '-4'; allowed: whole"), (('2', '0'), "--m: '0'"), (('8', '4'), '8:4 is no pattern')],
+)
+def test_what_is_no_pattern_cannot_be_proved(pattern, message, exported, tmp_path, capsys):
+    save_file(load_file(exported['.safetensors']), tmp_path / 'plain.safetensors')
+    with pytest.raises(SystemExit) as refusal:
+        main(['--verify', str(tmp_path / 'plain.safetensors'), '--n', pattern[0], '--m', pattern[1]])
+    assert message in f'{refusal.value.code} {capsys.readouterr().err}'

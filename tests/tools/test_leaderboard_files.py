@@ -161,12 +161,13 @@ def test_controls_that_choose_over_the_set_are_not_taken_over_from_a_part_of_it(
     [
         ({}, (0, 1)),
         ({'RANK': '2', 'WORLD_SIZE': '4'}, (2, 4)),
-        ({'SLURM_PROCID': '1', 'SLURM_NTASKS': '3'}, (1, 3)),
-        ({'RANK': '0', 'WORLD_SIZE': '2', 'SLURM_PROCID': '1', 'SLURM_NTASKS': '3'}, (0, 2)),
+        ({'SLURM_PROCID': '1', 'SLURM_STEP_NUM_TASKS': '3'}, (1, 3)),
+        ({'SLURM_PROCID': '0', 'SLURM_NTASKS': '3'}, (0, 1)),  # a batch script itself
+        ({'RANK': '0', 'WORLD_SIZE': '2', 'SLURM_PROCID': '1', 'SLURM_STEP_NUM_TASKS': '3'}, (0, 2)),
     ],
 )
 def test_place(environment: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ('RANK', 'WORLD_SIZE', 'SLURM_PROCID', 'SLURM_NTASKS'):
+    for name in ('RANK', 'WORLD_SIZE', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -142,12 +142,21 @@ def test_the_command_profiles_an_option_file(tmp_path, capsys):
         (['--size', '8x10'], 'SwinIR takes multiples of 4 pixels: 8x12'),
         (['--level', 'dense', '--size', '8x8'], "--level is 'dense'; write all, or the index"),
         (['--level', '3', '--size', '8x8'], 'level 3 does not exist'),
+        (['--frames', '2', '--size', '8x8'], '--frames is 2, but SwinIR restores single images; leave it out'),
+        (['--size', '8x8', '--json', '/dev/null/no/out.json'], 'out.json cannot be written'),
     ],
 )
 def test_refusals_name_what_is_wrong(arguments, message, tmp_path):
     torch.save({'params': IMAGE_CASES['SwinIR pixelshuffle'].net().state_dict()}, tmp_path / 'net.pth')
     with pytest.raises(SystemExit, match=message):
         main(['--model', str(tmp_path / 'net.pth'), *arguments])
+
+
+def test_an_engine_that_no_machine_has_is_named(tmp_path, monkeypatch):
+    torch.save({'params': IMAGE_CASES['SRVGGNetCompact'].net().state_dict()}, tmp_path / 'net.pth')
+    monkeypatch.setenv('CP_ENGINE', 'avx51')
+    with pytest.raises(SystemExit, match="CP_ENGINE is 'avx51'; allowed: reference"):
+        main(['--model', str(tmp_path / 'net.pth'), '--size', '8x8'])
 
 
 @pytest.fixture

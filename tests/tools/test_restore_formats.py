@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from pictures import GRAY_X1, at_level, checkpoint, read, same_pixels, scene, write
 from PIL import Image, ImageCms
 
@@ -204,3 +205,25 @@ def test_telephones_second_pictures_are_left_out(net: Any, tool: Tool, tmp_path:
     (tmp_path / 'in/a.jpg').write_bytes(file.getvalue())
     found = read(tool() / 'a.jpg')
     assert np.abs(found / 255 - at_level(net, scene(), 1)).mean() < 0.03
+
+
+def test_16_bit_tiffs_mean_what_their_tags_say(net: Any, tool: Tool, tmp_path: Path) -> None:
+    """Negatives are turned, colours that were multiplied by alpha divided again."""
+    (tmp_path / 'in').mkdir()
+    gray, pixels = scene(channels=1, deep=True), scene(channels=4, deep=True)
+    tifffile.imwrite(tmp_path / 'in/negative.tif', 65535 - gray, photometric='miniswhite')
+    pixels[..., 3] = np.maximum(pixels[..., 3], 20000)
+    multiplied = np.rint(pixels[..., :3] * (pixels[..., 3:] / 65535))
+    both = np.dstack([multiplied, pixels[..., 3:]]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / 'in/alpha.tif', both, photometric='rgb', extrasamples=['assocalpha'])
+    folder = tool()
+    same_pixels(read(folder / 'negative.tif'), at_level(net, gray, 1), by=2)
+    same_pixels(read(folder / 'alpha.tif')[..., :3], at_level(net, pixels[..., :3], 1), by=8)
+
+
+def test_16_bit_tiffs_of_colours_apart_are_refused(tool: Tool, tmp_path: Path, log: list[str]) -> None:
+    (tmp_path / 'in').mkdir()
+    apart = np.moveaxis(scene(deep=True), 2, 0)
+    tifffile.imwrite(tmp_path / 'in/apart.tif', apart, photometric='rgb', planarconfig='separate')
+    tool(code=1)
+    assert 'stores each colour by itself; save it with colours together' in ' '.join(log)

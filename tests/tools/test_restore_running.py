@@ -188,7 +188,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(run_here: Restore, tm
     assert len(files(tmp_path / 'out')) == count
 
 
-@pytest.mark.parametrize('names', [('RANK', 'WORLD_SIZE'), ('SLURM_PROCID', 'SLURM_NTASKS')])
+@pytest.mark.parametrize('names', [('RANK', 'WORLD_SIZE'), ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS')])
 def test_processes_share_the_pictures(
     names: tuple[str, str], run_here: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ) -> None:

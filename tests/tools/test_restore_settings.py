@@ -109,3 +109,19 @@ def test_bmp_cannot_tell(tool: Callable, tmp_path: Path, log: list[str]) -> None
     tool('--level', '0')
     tool('--level', '1')
     assert '0 of 1 restored, 1 done before' in log[-1]
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tif'])
+def test_a_network_may_be_called_in_any_script(suffix: str, tool: Callable, tmp_path: Path, log: list[str]) -> None:
+    (tmp_path / 'net.pth').rename(tmp_path / 'modèle.pth')
+    write(tmp_path / f'in/a{suffix}', scene(24, 32, deep=True))
+    for _ in range(2):
+        tool('--level', '0', model='modèle.pth')
+    assert '0 of 1 restored, 1 done before with these settings' in log[-1]
+
+
+def test_names_as_long_as_file_systems_allow(tool: Callable, tmp_path: Path) -> None:
+    name = f'{"x" * 251}.png'
+    write(tmp_path / 'in' / name, scene(24, 32))
+    tool('--level', '0')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == [name]

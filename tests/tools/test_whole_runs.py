@@ -1,5 +1,7 @@
 """Whole runs: the option files that are written, the commands that are started, their logs and failures."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -57,3 +59,26 @@ def test_a_test_file_has_the_network_and_a_checkpoint_of_its_training(tmp_path: 
     assert test['path']['pretrain_network_g'] == 'experiments/tiny/models/net_g_7.pth'
     assert test['path'].get('param_key_g') == ('params_ema' if decay else None)
     assert test['val']['budget'] == train['val']['budget'] and 'train' not in test
+
+
+def test_what_is_interrupted_does_not_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped while it reads, as by an exception of ours, it must not leave a second trainer of the same run behind."""
+    replace_command(tmp_path, monkeypatch, 'import os, time; print(os.getpid(), flush=True); time.sleep(60)')
+
+    class Found:
+        def search(self, line: str) -> None:
+            raise KeyboardInterrupt(line)
+
+    monkeypatch.setattr(whole_runs, 'ITERATION', Found())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_command('train', Path('my.yml'), tmp_path / 'my.log', 1)
+    started = int(str(caught.value))
+    _, status = os.waitpid(started, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+def test_the_log_of_a_run_that_goes_on_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_command(tmp_path, monkeypatch, 'print("once")')
+    for _ in range(2):
+        run_command('train', Path('my.yml'), tmp_path / 'my.log', 1)
+    assert (tmp_path / 'my.log').read_text() == 'once\nonce\n'

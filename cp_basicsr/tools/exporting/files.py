@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cp_basicsr.data.files import replacing
 from cp_basicsr.models.checkpoints import write_atomically
 
 from .description import KEY, Description
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` to write, which takes its place when the block ends without an exception."""
-    temporary = path.with_name(f'.{os.getpid()}.{path.name}')  # with the same ending: formats are told by it
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_pth(path: Path, plain: nn.Module, description: Description) -> None:

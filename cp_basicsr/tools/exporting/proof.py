@@ -80,6 +80,8 @@ def _described(path: Path, found: ExportedWeights, m: int | None, n: int | None,
     """What is to hold in a file that does not say it."""
     if m is None or n is None:
         raise ExportError(f'{path} does not describe itself: give the pattern, for 2:4 as --n 2 --m 4.')
+    if n > m:
+        raise ExportError(f'{n}:{m} is no pattern: --n is at most --m.')
     pruned, dense = {}, {}
     for name, weight in found.layers.items():
         if any(fnmatchcase(name, glob) for glob in exclude):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from cp_basicsr.data.files import replacing
+
 from .errors import ExportError, needed
-from .files import replacing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -79,7 +80,7 @@ class Traced:
             ExportError: it computes something else.
         """
         files = {f'{key}.json': value for key, value in metadata.items()}
-        with replacing(path) as temporary, _quiet():
+        with replacing(path, path.suffix) as temporary, _quiet():
             torch.export.save(self.program, temporary, extra_files=files)
             return self._check(torch.export.load(temporary).module(), path)
 
@@ -103,7 +104,7 @@ class Traced:
             model = torch.onnx.export(self.program, dynamo=True, verbose=False, **names).model_proto
         _name_sizes(model)
         onnx.helper.set_model_props(model, dict(metadata))
-        with replacing(path) as temporary:
+        with replacing(path, path.suffix) as temporary:
             onnx.save(model, temporary)
             session = runtime.InferenceSession(temporary, providers=['CPUExecutionProvider'])
             return self._check(lambda x: torch.from_numpy(session.run([output], {INPUT: x.numpy()})[0]), path)

@@ -113,8 +113,10 @@ def _read_onnx(path: Path) -> ExportedWeights:
     constants = _constants(model.graph, onnx)
     layers: dict[str, Tensor] = {}
     for node in model.graph.node:
+        if node.op_type not in LAYERS_OF_ONNX:
+            continue
         name = _layer_of(node)
-        if node.op_type not in LAYERS_OF_ONNX or (wanted is not None and name not in wanted):
+        if wanted is not None and name not in wanted:
             continue
         weight = constants.get(node.input[1])
         if weight is None and wanted is not None:

@@ -125,8 +125,9 @@ def _map_of(target: Path, with_extension: bool) -> Path:
 
 def _check_writable(out: Path) -> None:
     """Before hours of work rather than after the first picture."""
-    there = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
-    if not os.access(there, os.W_OK):
+    # Not Path.exists, which raises where a folder above may not be entered.
+    there = next(path for path in (out.resolve(), *out.resolve().parents) if os.path.exists(path))
+    if not os.access(there, os.W_OK) or (there != out.resolve() and not there.is_dir()):
         raise InputError(f'-o {out}: {there} cannot be written to; choose another -o.')
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 Image.MAX_IMAGE_PIXELS = None
 
 BITS_TAG, ORIENTATION_TAG = 258, 274  # TIFF 6.0 and EXIF 2.3
+MEANING_TAG, WHITE_IS_ZERO = 262, 0
+PLANES_TAG, SEPARATE = 284, 2
+EXTRA_TAG, PREMULTIPLIED = 338, 1
+DEEPEST = 65535
 PNG_BITS = 24  # where a PNG's header has its bit depth
 PLAIN_MODES = {'1': 'L', 'L': 'L', 'LA': 'LA', 'La': 'LA', 'RGB': 'RGB', 'RGBA': 'RGBA', 'RGBa': 'RGBA', 'PA': 'RGBA'}
 OTHER_COLOURS = ('CMYK', 'YCbCr', 'LAB', 'HSV')  # their colour profiles do not describe RGB
@@ -93,12 +99,32 @@ def _deep_pixels(image: Image.Image, content: bytes, bits: int) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if bits == 16 else None
     if pixels is None or pixels.dtype != np.uint16:
         raise ReadError(f'has {bits} bits for each value in a form that cannot be read; allowed: 8 or 16')
+    if image.format == 'TIFF':
+        pixels = _as_tiff_means(pixels, image.tag_v2)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
         if image.mode == 'LA':
             pixels = pixels[..., [0, 3]]
     # OpenCV has turned TIFF pictures upright, and no others.
     return pixels if image.format == 'TIFF' else upright(pixels, image.getexif().get(ORIENTATION_TAG, 1))
+
+
+def _as_tiff_means(pixels: np.ndarray, tags: Mapping[int, Any]) -> np.ndarray:
+    """16-bit values, which OpenCV gives as they are stored, as TIFF 6.0 means them.
+
+    Raises:
+        ReadError: each colour is stored by itself, which OpenCV takes for something else.
+    """
+    if pixels.ndim == 3 and tags.get(PLANES_TAG) == SEPARATE:
+        raise ReadError('is a TIFF picture of 16 bits that stores each colour by itself; save it with colours together')
+    if tags.get(MEANING_TAG) == WHITE_IS_ZERO:
+        pixels = DEEPEST - pixels
+    extra = tags.get(EXTRA_TAG, ())
+    if PREMULTIPLIED in (extra if isinstance(extra, tuple) else (extra,)) and pixels.ndim == 3:
+        alpha = pixels[..., 3:].astype(np.float64)
+        colour = np.rint(pixels[..., :3] * (DEEPEST / np.maximum(alpha, 1))).clip(max=DEEPEST)
+        pixels = np.dstack([colour, alpha]).astype(np.uint16)
+    return pixels
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

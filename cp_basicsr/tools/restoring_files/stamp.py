@@ -23,7 +23,8 @@ def stamp_of(checkpoint: Path, settings: dict[str, object]) -> str:
         settings: what was asked for; None stands for nothing, and is left out.
     """
     asked = [f', {name} {value}' for name, value in settings.items() if value is not None]
-    return f'{MAKER}{checkpoint.stem} ({zlib.crc32(checkpoint.read_bytes()):08x}){"".join(asked)}'
+    name = checkpoint.stem.encode('ascii', 'backslashreplace').decode()  # what these files may hold
+    return f'{MAKER}{name} ({zlib.crc32(checkpoint.read_bytes()):08x}){"".join(asked)}'
 
 
 def exif_with(stamp: str) -> bytes:
