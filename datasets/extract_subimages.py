@@ -11,6 +11,7 @@ import sys
 
 from cp_basicsr.data.errors import DataError
 from cp_basicsr.data.subimages import extract_subimages
+from cp_basicsr.tools.arguments import read_count
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument('--step', type=int, default=240, help='distance between sub-images (default: 240)')
     parser.add_argument('--thresh-size', type=int, default=0, help='remainder at the edge that is dropped (default: 0)')
     parser.add_argument('--mod', type=int, default=12, help='a multiple of every scale in use (default: 12)')
-    parser.add_argument('--workers', type=int, help='threads (default: one for each core)')
+    parser.add_argument('--workers', type=read_count, metavar='N', help='threads (default: one for each core)')
     args = parser.parse_args()
     try:
         extract_subimages(

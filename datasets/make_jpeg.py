@@ -13,6 +13,7 @@ import sys
 
 from cp_basicsr.data.errors import DataError
 from cp_basicsr.data.jpeg_copies import make_jpeg_folder
+from cp_basicsr.tools.arguments import read_count
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument('output', help='folder to write to')
     parser.add_argument('--quality', type=int, required=True, metavar='1-100', help="of OpenCV's JPEG encoder")
     parser.add_argument('--gt-out', help='also write the originals as PNG to this folder; needed if they are not PNG')
-    parser.add_argument('--workers', type=int, help='threads (default: one for each core)')
+    parser.add_argument('--workers', type=read_count, metavar='N', help='threads (default: one for each core)')
     args = parser.parse_args()
     try:
         make_jpeg_folder(args.input, args.output, args.quality, args.gt_out, args.workers)

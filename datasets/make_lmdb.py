@@ -10,6 +10,7 @@ import sys
 
 from cp_basicsr.data.errors import DataError
 from cp_basicsr.data.lmdb_folder import make_lmdb
+from cp_basicsr.tools.arguments import read_count
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument(
         '--compress-level', type=int, default=1, choices=range(10), metavar='0-9', help='PNG compression (default: 1)'
     )
-    parser.add_argument('--workers', type=int, help='threads (default: one for each core)')
+    parser.add_argument('--workers', type=read_count, metavar='N', help='threads (default: one for each core)')
     args = parser.parse_args()
     try:
         make_lmdb(args.input, args.output, args.compress_level, args.workers)

@@ -14,6 +14,7 @@ import sys
 from cp_basicsr.data.errors import DataError
 from cp_basicsr.data.low_resolution import make_lr_folders
 from cp_basicsr.data.matlab_resize import MAX_SCALE
+from cp_basicsr.tools.arguments import read_count
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
         '(default: each scale; with --gt-out the least common multiple of the scales)',
     )
     parser.add_argument('--gt-out', help='also write the cropped originals to this folder')
-    parser.add_argument('--workers', type=int, help='threads (default: one for each core)')
+    parser.add_argument('--workers', type=read_count, metavar='N', help='threads (default: one for each core)')
     args = parser.parse_args()
     try:
         make_lr_folders(args.input, args.output, args.scale, args.suffix, args.mod, args.gt_out, args.workers)

@@ -134,7 +134,7 @@ def open_output_folder(folder: Path, parameters: dict[str, object]) -> None:
     The parameters that decide the content are kept in a hidden file there, so that a second run never mixes two kinds.
 
     Raises:
-        DataError: The folder was filled with other parameters.
+        DataError: The folder was filled with other parameters, or cannot be made.
     """
     record = folder / _PARAMETERS_FILE
     if record.is_file():
@@ -145,7 +145,10 @@ def open_output_folder(folder: Path, parameters: dict[str, object]) -> None:
                 'Remove this folder, or name another output.'
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f'{folder}: cannot be made ({error.strerror}). Name another output.') from error
     write_whole(record, json.dumps(parameters).encode())
 
 

@@ -57,6 +57,9 @@ def test_refusals(tmp_path: Path, write_photographs) -> None:
     for mod in (8, 0, -12):
         with pytest.raises(DataError, match=f'mod {mod} is not a multiple .* use 12'):
             make_lr_folders(hr, f'{tmp_path}/X{{scale}}', [2, 3, 4], mod=mod)
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(DataError, match=r'file: cannot be made \(File exists\)\. Name another output'):
+        make_lr_folders(hr, str(tmp_path / 'file'), [2])
     make_lr_folders(hr, str(tmp_path / 'lr'), [2])
     with pytest.raises(DataError, match="lr: made earlier with .*'scale': 2.*Remove this folder"):
         make_lr_folders(hr, str(tmp_path / 'lr'), [3])
