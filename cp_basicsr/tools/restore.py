@@ -13,7 +13,6 @@ Under torchrun or srun the pictures are shared out over the processes. Status:
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from cp_basicsr.tools.ranks import place, take_device
 from cp_basicsr.tools.restoring_files.listing import FORMATS, Job, list_jobs
 from cp_basicsr.tools.restoring_files.stamp import stamp_of
+from cp_basicsr.tools.stopping import termination_as_exit
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cp_basicsr.restorer import Restoration, Restorer
 
 FORMAT_CHOICES = ('same', 'png', 'jpg', 'tif', 'webp', 'bmp')
-FAILED, UNUSABLE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 
 @dataclass
@@ -269,14 +269,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    # A batch system's time limit: as an exception, so that a half-written file is removed.
-    usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    try:
-        sys.exit(run(options, lambda message: parser.exit(UNUSABLE, f'{parser.prog}: error: {message}\n')))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, usual)
+    with termination_as_exit():
+        try:
+            sys.exit(run(options, lambda message: parser.exit(UNUSABLE, f'{parser.prog}: error: {message}\n')))
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
 
 if __name__ == '__main__':

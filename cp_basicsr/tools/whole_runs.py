@@ -13,6 +13,7 @@ import yaml
 from tqdm import tqdm
 
 from cp_basicsr.tools.report import write_text
+from cp_basicsr.tools.stopping import termination_as_exit
 
 ITERATION = re.compile(r'epoch:.*?iter:\s*([\d,]+)')
 LAST_LINES = 20  # of a log, shown when a command failed
@@ -71,7 +72,8 @@ def run_command(command: str, options: Path, log_file: Path, iterations: int, *a
         RunError: it failed.
     """
     call = [sys.executable, '-m', f'cp_basicsr.{command}', '-opt', str(options), *arguments]
-    with log_file.open('a', buffering=1) as log, tqdm(total=iterations, unit='it') as progress:
+    progress = tqdm(total=iterations, unit='it')
+    with termination_as_exit(), log_file.open('a', buffering=1) as log, progress:
         process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             for line in process.stdout:

@@ -61,19 +61,26 @@ def test_a_test_file_has_the_network_and_a_checkpoint_of_its_training(tmp_path: 
     assert test['val']['budget'] == train['val']['budget'] and 'train' not in test
 
 
-def test_what_is_interrupted_does_not_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped while it reads, as by an exception of ours, it must not leave a second trainer of the same run behind."""
+@pytest.mark.parametrize('stop', [KeyboardInterrupt, SystemExit])
+def test_what_is_stopped_does_not_train_on(
+    stop: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither Ctrl-C nor `kill` may leave a trainer behind, whom the next run of the same would meet."""
     replace_command(tmp_path, monkeypatch, 'import os, time; print(os.getpid(), flush=True); time.sleep(60)')
+
+    started: list[int] = []
 
     class Found:
         def search(self, line: str) -> None:
-            raise KeyboardInterrupt(line)
+            started.append(int(line))
+            if stop is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(whole_runs, 'ITERATION', Found())
-    with pytest.raises(KeyboardInterrupt) as caught:
+    with pytest.raises(stop):
         run_command('train', Path('my.yml'), tmp_path / 'my.log', 1)
-    started = int(str(caught.value))
-    _, status = os.waitpid(started, 0)
+    _, status = os.waitpid(started[0], 0)
     assert os.WTERMSIG(status) == signal.SIGTERM
 
 
