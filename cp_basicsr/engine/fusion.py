@@ -127,7 +127,7 @@ def _restore(current: dict[str, Any], values: Mapping[str, Any]) -> None:
     for name in current.keys() - values.keys():
         del current[name]
     for name, value in values.items():
-        if current.get(name) is not value:
+        if name not in current or current[name] is not value:
             current[name] = value
 
 
