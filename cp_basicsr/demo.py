@@ -16,7 +16,6 @@ from pathlib import Path
 import yaml
 
 from cp_basicsr.data.demo_set import make_demo_set
-from cp_basicsr.data.errors import DataError
 from cp_basicsr.option_files import option_file
 from cp_basicsr.tools import leaderboard, plots
 from cp_basicsr.tools.leaderboards.settings import Settings
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
         _run(options.short)
-    except (DataError, RunError) as error:
+    except (*leaderboard.ERRORS, RunError) as error:
         raise SystemExit(str(error)) from error
 
 

@@ -33,6 +33,23 @@ def check_keys(options: Mapping[str, Any] | None, allowed: Iterable[str], where:
     return dict(options)
 
 
+def read_block(value: Any, where: str, form: str, typed: bool = False) -> dict[str, Any]:
+    """A copy of the block that stands at ``where``, whatever its keys.
+
+    Args:
+        value: as read from the option file.
+        where: option path for the message.
+        form: ends the message "write a block".
+        typed: whether it needs a ``type``.
+
+    Raises:
+        OptionError: it is no block, or has no type.
+    """
+    if not isinstance(value, Mapping) or (typed and 'type' not in value):
+        raise OptionError(f'{where} is {value!r}; write a block{form}.')
+    return dict(value)
+
+
 def refuse_misspelt(options: Mapping[str, Any], ours: Iterable[str], where: str) -> None:
     """Refuse keys of a block shared with BasicSR that are nearly, but not quite, one of ours.
 

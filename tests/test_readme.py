@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cp_basicsr.option_files import option_file
-from cp_basicsr.tools.leaderboards.readme import update_readme
+from cp_basicsr.tools.leaderboards.readme import read_tables, update_readme
 
 RESULTS = 'cp_basicsr/tools/reproducing/results'
 ORDER = [
@@ -91,7 +91,7 @@ def test_results_are_those_of_the_result_files(file: str, folder: str, source: P
     text = (source / file).read_text(encoding='utf-8')
     results = sorted((source / RESULTS / folder).glob('*.json'))
     (tmp_path / 'README.md').write_text(text, encoding='utf-8')
-    update_readme(tmp_path / 'README.md', results)
+    update_readme(tmp_path / 'README.md', read_tables(results))
     assert len(results) > 5 and all(path.stem.removesuffix('_curve') in text for path in results)
     assert (tmp_path / 'README.md').read_text(encoding='utf-8') == text
 

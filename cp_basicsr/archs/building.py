@@ -43,17 +43,6 @@ def read_pattern(sparsity: Mapping[str, Any] | None) -> NMPattern:
     return NMPattern(sparsity['m'], sparsity['levels'])
 
 
-def read_block(options: Any, where: str, example: str) -> dict[str, Any]:
-    """A copy of the block that stands at ``where``.
-
-    Raises:
-        OptionError: it is no block; ``example`` shows a key of one.
-    """
-    if not isinstance(options, Mapping):
-        raise OptionError(f'{where} is {options!r}; write a block of keys, for example {{{example}}}.')
-    return dict(options)
-
-
 def build_base(options: Mapping[str, Any]) -> nn.Module:
     """A plain base network from a ``network_g.base`` block.
 

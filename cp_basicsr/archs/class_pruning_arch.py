@@ -13,7 +13,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from cp_basicsr.engine import NetworkEngine, run_reference
-from cp_basicsr.options import OptionError, check_keys
+from cp_basicsr.options import OptionError, check_keys, read_block
 from cp_basicsr.precision import DEFAULT_PRECISION
 from cp_basicsr.routing import Calibration
 from cp_basicsr.routing.choice import DEFAULT_TILE, RoutingChoice
@@ -29,7 +29,7 @@ from .adapters import (
     set_placements,
 )
 from .batches import groups_of, merge_groups
-from .building import build_base, build_classifier, input_channels, read_block, read_pattern
+from .building import build_base, build_classifier, input_channels, read_pattern
 from .restoring import Restored, restore, restore_by_map
 from .state import describe, load_any_state
 from .strips import Footprint, padded_halo, predict_strips
@@ -74,7 +74,7 @@ class ClassPruningNet(nn.Module):
         self.pattern = read_pattern(sparsity)
         self.sparsity_options = dict(sparsity)
         self.weights = sparsity.get('weights', 'shared')
-        self.base_options = read_block(base, 'network_g.base', 'type: EDSR')
+        self.base_options = read_block(base, 'network_g.base', ' of keys, for example {type: EDSR}')
         self.base = build_base(self.base_options)
         self.conversion = convert(
             self.base,
@@ -86,7 +86,8 @@ class ClassPruningNet(nn.Module):
         )
         check_usable(self.base)
         set_placements(self.base)
-        options = read_block(classifier or {}, 'network_g.classifier', 'type: DifficultyClassifier')
+        form = ' of keys, for example {type: DifficultyClassifier}'
+        options = read_block(classifier or {}, 'network_g.classifier', form)
         self.in_channels = options.pop('in_channels', None) or input_channels(self.base, self.base_options)
         self.classifier = build_classifier(options, len(self.levels), self.in_channels)
         self.classifier_options = {**options, 'type': type(self.classifier).__name__, 'in_channels': self.in_channels}

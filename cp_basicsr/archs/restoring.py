@@ -169,7 +169,7 @@ def choose_levels(net: ClassPruningNet, x: Tensor, choice: RoutingChoice) -> Ten
         check_budget(choice.budget, costs, overhead)
     budget = choice.budget - overhead
     # Calibrated prices are for what levels cost where tiles do not overlap; where a level costs more, a MAC is cheaper.
-    unit = _span(net.costs(shape)) / _span(costs)
+    unit = 1.0 if choice.overlap is None else _span(net.costs(shape)) / _span(costs)
     images = log_probs.flatten(2).transpose(1, 2).contiguous()
     levels = [_choose_image(net, image, costs, choice, budget, areas, tile, unit) for image in images]
     return torch.stack(levels).view(-1, *log_probs.shape[2:])

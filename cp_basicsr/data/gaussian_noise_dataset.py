@@ -1,7 +1,6 @@
 """Clean photographs, and the same with Gaussian noise, for training and testing denoisers."""
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,7 +18,7 @@ from cp_basicsr.data.checks import check_folder, check_lmdb, check_meta_info, ch
 from cp_basicsr.data.diagnosis import read_bytes
 from cp_basicsr.data.errors import DataError
 from cp_basicsr.data.files import decode_image
-from cp_basicsr.options import OptionError, check_choice, check_keys, check_number
+from cp_basicsr.options import OptionError, check_choice, check_keys, check_number, read_block
 
 _OWN_KEYS = {'dataroot_gt', 'io_backend', 'meta_info_file', 'sigma', 'color', 'seed', 'mean', 'std'}
 _TRAINING_KEYS = {'gt_size', 'use_hflip', 'use_rot'}
@@ -158,11 +157,8 @@ def _check_options(opt: dict[str, Any], where: str) -> None:
         raise OptionError(f'{where}: missing {", ".join(missing)}.')
     if (opt.get('mean') is None) != (opt.get('std') is None):
         raise OptionError(f'{where}: mean and std must be given together.')
-    if not isinstance(opt['io_backend'], Mapping):
-        raise OptionError(
-            f'{where}: io_backend is {opt["io_backend"]!r}; write a block: {{type: disk}} or {{type: lmdb}}.'
-        )
-    check_choice(opt['io_backend'].get('type'), ('disk', 'lmdb'), f'{where}: io_backend type')
+    backend = read_block(opt['io_backend'], f'{where}: io_backend', ': {type: disk} or {type: lmdb}')
+    check_choice(backend.get('type'), ('disk', 'lmdb'), f'{where}: io_backend type')
     check_choice(opt.get('color', 'rgb'), _FLAGS, f'{where}: color')
     check_choice(opt.get('scale', 1), (1,), f'{where}: scale (at the top level of the option file)')
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from basicsr.utils.registry import LOSS_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
 from .across_processes import mean_over_processes
-from .routing_loss import ConfidenceLoss
+from .routing_loss import ConfidenceLoss, PredictionLoss
 
 
 @LOSS_REGISTRY.register()
@@ -15,20 +15,13 @@ class ClassSRClassLoss(ConfidenceLoss):
 
 
 @LOSS_REGISTRY.register()
-class ClassSRAverageLoss(nn.Module):
+class ClassSRAverageLoss(PredictionLoss):
     """ClassSR's average loss (CVPR 2021, eq. 5): every class takes the same number of patches.
 
     ``sum_k |sum_i P_ik - n/L| / (4n/L)``, n patches and L classes: the authors' code (average_loss_2class and
     average_loss_3class of codes/models/modules/loss.py) divides the paper's sum so. It knows no costs, which is why its
     budget cannot be chosen.
-
-    Args:
-        loss_weight: weight of the loss.
     """
-
-    def __init__(self, loss_weight: float = 1.0) -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
 
     def forward(self, log_probs: Tensor, costs: Tensor) -> Tensor:
         """Loss of ``[n, L]`` log-probabilities (costs play no part): a scalar."""

@@ -22,29 +22,8 @@ SPAN_SHARES = (0.1, 0.2, 0.3, 0.4, 0.55, 0.7)
 TARGET_SHARE = 0.4
 
 
-@LOSS_REGISTRY.register()
-class BudgetLoss(nn.Module):
-    """The mean expected cost of the batch meets the target: ``|mean_i sum_k P_ik c_k - c*| / c*``.
-
-    Args:
-        target: c*, share of the dense MACs, classifier included.
-        loss_weight: weight of the loss.
-    """
-
-    def __init__(self, target: float, loss_weight: float = 1.0) -> None:
-        super().__init__()
-        self.target = check_number(target, 'train.budget_opt.target', 1e-3, 2)
-        self.loss_weight = loss_weight
-
-    def forward(self, log_probs: Tensor, costs: Tensor) -> Tensor:
-        """Loss of ``[n, L]`` log-probabilities with ``[L]`` costs (shares of the dense MACs): a scalar."""
-        expected = mean_over_processes((log_probs.exp() @ costs.to(log_probs)).mean())
-        return self.loss_weight * (expected - self.target).abs() / self.target
-
-
-@LOSS_REGISTRY.register()
-class ConfidenceLoss(nn.Module):
-    """Each prediction decides: ``mean_i [(L-1) - sum_{a<b} |P_ia - P_ib|]``; 0 when every prediction is one-hot.
+class PredictionLoss(nn.Module):
+    """A loss of predictions and the levels' costs.
 
     Args:
         loss_weight: weight of the loss.
@@ -53,6 +32,30 @@ class ConfidenceLoss(nn.Module):
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
+
+
+@LOSS_REGISTRY.register()
+class BudgetLoss(PredictionLoss):
+    """The mean expected cost of the batch meets the target: ``|mean_i sum_k P_ik c_k - c*| / c*``.
+
+    Args:
+        target: c*, share of the dense MACs, classifier included.
+        loss_weight: weight of the loss.
+    """
+
+    def __init__(self, target: float, loss_weight: float = 1.0) -> None:
+        super().__init__(loss_weight)
+        self.target = check_number(target, 'train.budget_opt.target', 1e-3, 2)
+
+    def forward(self, log_probs: Tensor, costs: Tensor) -> Tensor:
+        """Loss of ``[n, L]`` log-probabilities with ``[L]`` costs (shares of the dense MACs): a scalar."""
+        expected = mean_over_processes((log_probs.exp() @ costs.to(log_probs)).mean())
+        return self.loss_weight * (expected - self.target).abs() / self.target
+
+
+@LOSS_REGISTRY.register()
+class ConfidenceLoss(PredictionLoss):
+    """Each prediction decides: ``mean_i [(L-1) - sum_{a<b} |P_ia - P_ib|]``; 0 when every prediction is one-hot."""
 
     def forward(self, log_probs: Tensor, costs: Tensor) -> Tensor:
         """Loss of ``[n, L]`` log-probabilities (costs play no part): a scalar."""

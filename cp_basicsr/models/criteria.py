@@ -10,7 +10,7 @@ from basicsr.losses import build_loss
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import nn
 
-from cp_basicsr.options import OptionError, check_keys, nearest
+from cp_basicsr.options import OptionError, check_keys, nearest, read_block
 
 from .stages import StagePlan
 
@@ -39,11 +39,7 @@ def build_criteria(train: Mapping[str, Any], plan: StagePlan) -> dict[str, nn.Mo
 
 def _build(slot: str, block: Any) -> nn.Module:
     where = f'train.{slot}_opt'
-    if not isinstance(block, Mapping) or 'type' not in block:
-        raise OptionError(
-            f'{where} is {block!r}; write a block with a type, for example {{type: BudgetLoss, target: 0.5}}.'
-        )
-    options = dict(block)
+    options = read_block(block, where, ' with a type, for example {type: BudgetLoss, target: 0.5}', typed=True)
     name = options.pop('type')
     try:
         kind = LOSS_REGISTRY.get(name)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cp_basicsr.options import OptionError, check_choice, check_keys
+from cp_basicsr.options import OptionError, check_choice, check_keys, read_block
 
 STAGE_NAMES = ('dense', 'supernet', 'classifier', 'joint')
 JOINT_LR_FACTOR = 0.1
@@ -103,10 +103,9 @@ def _positive(value: Any, where: str) -> int:
 
 
 def _optimiser(name: str, entry: Mapping[str, Any], train: Mapping[str, Any], where: str) -> dict[str, Any]:
-    for place, block in (('train.optim_g', train.get('optim_g')), (f'{where}.optim_g', entry.get('optim_g'))):
-        if not isinstance(block or {}, Mapping):
-            raise OptionError(f'{place} is {block!r}; write a block, for example {{type: Adam, lr: !!float 1e-4}}.')
-    common, own = dict(train.get('optim_g') or {}), dict(entry.get('optim_g') or {})
+    form = ', for example {type: Adam, lr: !!float 1e-4}'
+    common = read_block(train.get('optim_g') or {}, 'train.optim_g', form)
+    own = read_block(entry.get('optim_g') or {}, f'{where}.optim_g', form)
     options = common | own
     if 'type' not in options or isinstance(options.get('lr'), bool) or not isinstance(options.get('lr'), (int, float)):
         raise OptionError(
@@ -127,8 +126,7 @@ def _scheduler(name: str, iters: int, entry: Mapping[str, Any], train: Mapping[s
     if given is None:
         return {'type': 'CosineAnnealingRestartLR', 'periods': [iters], 'restart_weights': [1], 'eta_min': FINAL_LR}
     where = f'{where}.scheduler' if entry.get('scheduler') else 'train.scheduler'
-    if not isinstance(given, Mapping) or 'type' not in given:
-        raise OptionError(f'{where} is {given!r}; write a block with a type, for example CosineAnnealingRestartLR.')
+    given = read_block(given, where, ' with a type, for example CosineAnnealingRestartLR', typed=True)
     # BasicSR's cosine fails behind its last period; it counts from 0.
     if given['type'] == 'CosineAnnealingRestartLR':
         periods = given.get('periods')
@@ -139,4 +137,4 @@ def _scheduler(name: str, iters: int, entry: Mapping[str, Any], train: Mapping[s
                 f'{where}.periods is {periods!r}, which ends before the {iters} iterations of stage {name}; write '
                 f'`periods: [{iters}]`.'
             )
-    return dict(given)
+    return given

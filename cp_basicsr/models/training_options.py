@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cp_basicsr.options import OptionError, check_choice, check_keys, check_number
+from cp_basicsr.options import OptionError, check_choice, check_keys, check_number, read_block
 from cp_basicsr.precision import DEFAULT_PRECISION
 
 from .stages import StagePlan
@@ -107,13 +107,10 @@ class TrainingOptions:
         )
 
 
-def _dataset(block: Any) -> Mapping[str, Any] | None:
-    if block is not None and (not isinstance(block, Mapping) or 'type' not in block):
-        raise OptionError(
-            f'train.calibration.dataset is {block!r}; write a block as under datasets, with a type, for example '
-            '{type: PairedImageDataset, dataroot_gt: ..., dataroot_lq: ..., io_backend: {type: disk}}.'
-        )
-    return block
+def _dataset(block: Any) -> dict[str, Any] | None:
+    form = ' as under datasets, with a type, for example '
+    form += '{type: PairedImageDataset, dataroot_gt: ..., dataroot_lq: ..., io_backend: {type: disk}}'
+    return None if block is None else read_block(block, 'train.calibration.dataset', form, typed=True)
 
 
 def _ramp(value: Any, where: str) -> tuple[float, float]:

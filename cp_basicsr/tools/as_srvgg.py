@@ -58,7 +58,7 @@ def _from_ecbsr(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
     except RuntimeError as error:
         raise CheckpointError(f"These weights do not fit BasicSR's ECBSR: {error}") from error
     layers = [block.rep_params() for block in net.backbone]
-    slopes = [block.act.weight for block in net.backbone if activation == 'prelu' and block.act_type == 'prelu']
+    slopes = [block.act.weight for block in net.backbone if block.act_type == 'prelu']
     return _options(colours, width, last - 1, scale, activation), _body(layers, slopes)
 
 

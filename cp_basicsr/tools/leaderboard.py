@@ -34,6 +34,9 @@ from cp_basicsr.tools.report import write_text
 if TYPE_CHECKING:
     from cp_basicsr.tools.leaderboards.results import Table
 
+# What a user can cause and :func:`run` raises.
+ERRORS = (BudgetError, CheckpointError, DataError, OptionError, PatternError)
+
 
 def run(option_files: Sequence[Path], out: Path, settings: Settings) -> list[Table]:
     """Measure what has not been measured yet, and write ``results.json`` and ``results.md``.
@@ -115,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     try:
         run(options.opt, options.out, settings)
-    except (BudgetError, CheckpointError, DataError, OptionError, PatternError) as error:
+    except ERRORS as error:
         raise SystemExit(str(error)) from error
     if place()[0] == 0:
         sys.stdout.write((options.out / 'results.md').read_text(encoding='utf-8'))
@@ -123,10 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _update_readmes(readmes: Sequence[Path], results: Sequence[Path]) -> None:
     autoload.activate()
-    from cp_basicsr.tools.leaderboards.readme import update_readme
+    from cp_basicsr.tools.leaderboards.readme import read_tables, update_readme
 
+    tables = read_tables(results)
     for readme in readmes:
-        update_readme(readme, results)
+        update_readme(readme, tables)
 
 
 if __name__ == '__main__':

@@ -27,13 +27,12 @@ import yaml
 from torch import Tensor
 
 from cp_basicsr.archs.batches import padded
-from cp_basicsr.archs.building import read_block
 from cp_basicsr.archs.class_pruning_arch import ClassPruningNet
 from cp_basicsr.archs.state import CheckpointError
 from cp_basicsr.launch import check_option_file
 from cp_basicsr.loading import load_network
 from cp_basicsr.models.checkpoints import read_state_dict
-from cp_basicsr.options import OptionError, check_number
+from cp_basicsr.options import OptionError, check_number, read_block
 from cp_basicsr.pixels import luma, to_planes
 from cp_basicsr.routing.choice import RoutingChoice
 from cp_basicsr.routing.policy import BudgetError
@@ -56,7 +55,8 @@ def network_of(option_file: Path) -> tuple[ClassPruningNet, str]:
     """
     check_option_file(option_file)
     opt = yaml.safe_load(option_file.read_text(encoding='utf-8'))
-    options = read_block(opt.get('network_g') or {}, f'{option_file}: network_g', 'type: ClassPruningNet')
+    form = ' of keys, for example {type: ClassPruningNet}'
+    options = read_block(opt.get('network_g') or {}, f'{option_file}: network_g', form)
     if options.get('type') != 'ClassPruningNet':
         raise OptionError(
             f'{option_file}: network_g.type is {options.get("type")!r}; only a ClassPruningNet has levels to profile.'

@@ -22,11 +22,6 @@ from typing import Any
 import torch
 
 from cp_basicsr import autoload
-from cp_basicsr.archs.state import CheckpointError
-from cp_basicsr.data.errors import DataError
-from cp_basicsr.options import OptionError
-from cp_basicsr.routing.policy import BudgetError
-from cp_basicsr.sparsity import PatternError
 from cp_basicsr.tools import leaderboard, whole_runs
 from cp_basicsr.tools.arguments import read_count
 from cp_basicsr.tools.leaderboards.settings import Settings
@@ -47,7 +42,7 @@ def reproduce(run: Run, out: Path) -> Path:
 
     Raises:
         RunError: the training failed.
-        BudgetError, CheckpointError, DataError, OptionError, PatternError: as :func:`leaderboard.run`.
+        BudgetError, CheckpointError, DataError, OptionError, PatternError: the test cannot be run.
     """
     out.mkdir(parents=True, exist_ok=True)
     iterations = run.train['train']['total_iter']
@@ -106,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = shortened(run) if options.short else run
             results = reproduce(run, options.out / run.name)
             log.info('%s: %s', run.name, results.resolve())
-    except (BudgetError, CheckpointError, DataError, OptionError, PatternError, RunError) as error:
+    except (*leaderboard.ERRORS, RunError) as error:
         raise SystemExit(str(error)) from error
 
 

@@ -72,8 +72,11 @@ def run_command(command: str, options: Path, log_file: Path, iterations: int, *a
         RunError: it failed.
     """
     call = [sys.executable, '-m', f'cp_basicsr.{command}', '-opt', str(options), *arguments]
-    progress = tqdm(total=iterations, unit='it')
-    with termination_as_exit(), log_file.open('a', buffering=1) as log, progress:
+    with (
+        termination_as_exit(),
+        log_file.open('a', buffering=1) as log,
+        tqdm(total=iterations, unit='it') as progress,
+    ):
         process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             for line in process.stdout:
@@ -83,6 +86,7 @@ def run_command(command: str, options: Path, log_file: Path, iterations: int, *a
             process.wait()
         finally:
             process.terminate()  # nothing, once it has ended; else it would train on, beside the next run of the same
+            process.wait()
     if process.returncode:
         last = ''.join(log_file.read_text().splitlines(keepends=True)[-LAST_LINES:])
         raise RunError(f'{" ".join(call)} failed with status {process.returncode}; its log is {log_file}:\n{last}')

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -66,22 +68,25 @@ def test_what_is_stopped_does_not_train_on(
     stop: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither Ctrl-C nor `kill` may leave a trainer behind, whom the next run of the same would meet."""
-    replace_command(tmp_path, monkeypatch, 'import os, time; print(os.getpid(), flush=True); time.sleep(60)')
+    replace_command(tmp_path, monkeypatch, 'import time; print("begun", flush=True); time.sleep(60)')
+    started: list[subprocess.Popen] = []
 
-    started: list[int] = []
+    class Watched(subprocess.Popen):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
 
     class Found:
         def search(self, line: str) -> None:
-            started.append(int(line))
             if stop is KeyboardInterrupt:
                 raise KeyboardInterrupt
             os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr(whole_runs.subprocess, 'Popen', Watched)
     monkeypatch.setattr(whole_runs, 'ITERATION', Found())
     with pytest.raises(stop):
         run_command('train', Path('my.yml'), tmp_path / 'my.log', 1)
-    _, status = os.waitpid(started[0], 0)
-    assert os.WTERMSIG(status) == signal.SIGTERM
+    assert started[0].returncode == -signal.SIGTERM
 
 
 def test_the_log_of_a_run_that_goes_on_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,16 +35,16 @@ def read_tables(results: Sequence[Path]) -> list[Table]:
     return tables
 
 
-def update_readme(readme: Path, results: Sequence[Path]) -> None:
+def update_readme(readme: Path, tables: Sequence[Table]) -> None:
     """Replace what stands between markers: ``summary``, a line for each table, and ``tables``, all of them.
 
     Args:
         readme: a text with a line ``<!-- summary: begin -->`` and a later one ``<!-- summary: end -->``, or with such
             lines for ``tables``, or with both.
-        results: ``results.json`` files of the leaderboard.
+        tables: of the leaderboard.
 
     Raises:
-        OptionError: the text has no pair of markers or half of one, or a file cannot be read.
+        OptionError: the text has no pair of markers or half of one, or cannot be read.
     """
     try:
         text = readme.read_text(encoding='utf-8')
@@ -55,7 +55,6 @@ def update_readme(readme: Path, results: Sequence[Path]) -> None:
     if not names:
         wanted = ' or '.join(' and '.join(_markers(name)) for name in CONTENTS)
         raise OptionError(f'{readme} has no place for results; write two lines into it: {wanted}.')
-    tables = read_tables(results)
     for name in names:
         text = _replaced(text, name, CONTENTS[name](tables), readme)
     write_text(readme, text)
